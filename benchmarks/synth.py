@@ -1,0 +1,72 @@
+"""Images a second of the drawn faces: rendering alone, and with JPEG files written.
+
+    python benchmarks/synth.py [--images 512] [--size 112] [--workers 2]
+
+Each figure is the best of three, because other work on the machine only ever slows it down.
+The second column counts processor seconds: it holds on a machine that is shared, too.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from facever.data.synth import render, synthesise
+
+
+def best_rates(work: Callable[[int], int], repeats: int = 3) -> tuple[float, float]:
+    """Pictures a second, by the clock and by the processor; `work` returns how many it made."""
+    by_clock, by_processor = [], []
+    for repeat in range(repeats):
+        clock, processor = time.perf_counter(), time.process_time()
+        made = work(repeat)
+        by_clock.append(made / (time.perf_counter() - clock))
+        by_processor.append(made / (time.process_time() - processor))
+    return max(by_clock), max(by_processor)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--size", type=int, default=112)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    people = max(2, options.images // 10)
+
+    def draw(repeat: int) -> int:
+        identities = [i for i in range(people) for _ in range(10)]
+        images = [k for _ in range(people) for k in range(10)]
+        return len(render(identities, images, size=options.size, seed=repeat).pixels)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def write(repeat: int, workers: int) -> int:
+            counts = synthesise(
+                Path(folder) / f"{workers}-{repeat}",
+                layout="tree",
+                identities=people,
+                images=10,
+                size=options.size,
+                seed=repeat,
+                workers=workers,
+            )
+            return counts.train
+
+        figures = {
+            "rendered, one thread": best_rates(draw),
+            "written as JPEG, one thread": best_rates(lambda repeat: write(repeat, 1)),
+            f"written as JPEG, {options.workers} threads": best_rates(
+                lambda repeat: write(repeat + 10, options.workers)
+            ),
+        }
+    title = f"images/s at {options.size} pixels"
+    lines = [f"{title:32} {'clock':>8} {'processor':>10}"]
+    for name, (by_clock, by_processor) in figures.items():
+        lines.append(f"{name:32} {by_clock:8.0f} {by_processor:10.0f}")
+    print("\n".join(lines))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

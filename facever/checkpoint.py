@@ -1,0 +1,171 @@
+"""What a checkpoint holds, and how it is written, read and found again.
+
+A checkpoint is one dict of tensors and primitives that torch's safe loader reads. It describes
+itself: the encoder is rebuilt from it with no other file.
+
+Write order: a temporary in the same folder, flush, fsync, the SHA-256 in a side-car, rename,
+fsync the folder. Killed anywhere, there is a whole `last.pt`, or a whole `previous.pt`.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+import facever
+from facever.errors import CheckpointError
+from facever.storage import replacing
+
+FORMAT = 1
+
+# Every key of format 1; interfaces.md, section 5, and `preprocess`, the encoder's transform.
+KEYS = frozenset(
+    {
+        "format", "facever", "config", "identities", "preprocess", "encoder", "loss", "optimizer",
+        "schedule", "scaler", "ema", "step", "epoch", "sampler", "rng", "metrics", "lineage",
+    }
+)  # fmt: skip
+
+
+def save(path: Path, payload: Mapping[str, Any]) -> str:
+    """Write a checkpoint so that a kill at any moment leaves the old one or the new one.
+
+    Returns:
+        SHA-256 of the file.
+
+    Raises:
+        StorageError: no space, no permission or no folder; the old checkpoint is intact.
+    """
+    assert payload.keys() == KEYS, payload.keys() ^ KEYS
+    with replacing(path) as file:
+        hashing = _HashingWriter(file)
+        torch.save(dict(payload), hashing)  # type: ignore[arg-type] # it needs only `write`
+        digest = hashing.digest.hexdigest()
+        _side_car(path).with_suffix(".tmp").write_text(digest + "\n")
+    _side_car(path).with_suffix(".tmp").replace(_side_car(path))
+    return digest
+
+
+class _HashingWriter:
+    """A file that hashes what passes through, so that no second read is needed."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        self.digest.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _side_car(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def save_last(run: Path, payload: Mapping[str, Any], *, best: bool) -> None:
+    """Write `last.pt`, keep the one before as `previous.pt`, and link `best.pt` to it if best."""
+    last = run / "last.pt"
+    if last.exists():
+        _link(last, run / "previous.pt")
+    save(last, payload)
+    if best:
+        _link(last, run / "best.pt")
+
+
+def _link(source: Path, target: Path) -> None:
+    """Give a checkpoint and its side-car a second name; a copy where links do not work."""
+    for old, new in ((source, target), (_side_car(source), _side_car(target))):
+        temporary = new.with_name(f".{new.name}.tmp")
+        temporary.unlink(missing_ok=True)
+        try:
+            os.link(old, temporary)
+        except OSError:
+            shutil.copyfile(old, temporary)
+        temporary.replace(new)
+
+
+def load(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint, every part of it or none.
+
+    Raises:
+        CheckpointError: no such file, damaged, not a checkpoint of facever, holding objects
+            that are no tensors or primitives (which are never run), or of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    _verify_digest(path)
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path}: refused: {_reason(error)}\n  expected a checkpoint written by facever"
+        ) from None
+    return _validated(path, payload)
+
+
+def _verify_digest(path: Path) -> None:
+    """Compare a file with its side-car, where it has one: a flipped bit loads without a word."""
+    side_car = _side_car(path)
+    if side_car.exists() and side_car.read_text().strip() != file_digest(path):
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {side_car.name}")
+
+
+def file_digest(path: Path) -> str:
+    """Compute the SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Unsupported" in text or "WeightsUnpickler" in text or "weights_only" in text.lower():
+        return "it holds objects other than tensors and primitives, which could run code"
+    return "damaged, or no checkpoint"
+
+
+def _validated(path: Path, payload: Any) -> dict[str, Any]:
+    if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
+        raise CheckpointError(f"{path}: not a checkpoint of facever: it has no format number")
+    if payload["format"] != FORMAT:
+        raise CheckpointError(
+            f"{path}: has format {payload['format']}, written by facever "
+            f"{payload.get('facever', '?')}; this is facever {facever.__version__}, which reads "
+            f"format {FORMAT}\n  install a version that reads it"
+        )
+    missing, unknown = sorted(KEYS - payload.keys()), sorted(payload.keys() - KEYS)
+    if missing or unknown:
+        raise CheckpointError(
+            f"{path}: incomplete: missing {missing}, unknown {unknown}\n"
+            f"  written by facever {payload.get('facever', '?')}, read by {facever.__version__}"
+        )
+    return payload
+
+
+def load_weights(module: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:
+    """Load a state dict into a module, all of it or none.
+
+    Raises:
+        CheckpointError: keys or shapes disagree; the first is named.
+    """
+    own = module.state_dict()
+    problems = [f"{key} is missing" for key in own if key not in state]
+    problems += [f"{key} is unknown" for key in state if key not in own]
+    problems += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if problems:
+        raise CheckpointError(
+            f"{where}: does not fit: {problems[0]}"
+            + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+        )
+    module.load_state_dict(state)

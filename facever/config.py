@@ -1,0 +1,395 @@
+"""Every knob: its default, its bounds, its unit and what it does.
+
+A configuration is built from layers of given values - the parent checkpoint's, a YAML file's,
+`--loss`, `key=value` - laid over the defaults below. It is frozen, knows no other file, and all
+that is wrong with it is said in one `ConfigError`.
+
+A loss's own hyper-parameters have their defaults in the loss's signature, not here.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from facever.errors import ConfigError
+from facever.plainyaml import parse_yaml
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
+Values = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A group of knobs: frozen, and refusing what it does not know."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Data(Section):
+    """Where the images are and how they are read."""
+
+    root: str = "data"
+    """folder of the data set, or a manifest CSV"""
+    layout: str = "auto"
+    """layout of the folder; `auto` finds out"""
+    image_size: int = Field(112, ge=16, le=1024)
+    """side of the square that the encoder sees, pixels"""
+    pack: Literal["auto", "on", "off"] = "auto"
+    """decode once into a memory map: `auto` where the disk has room"""
+    workers: int | None = Field(None, ge=0, le=64)
+    """loader processes; null: 0 when the CPU trains, else one a core up to 8"""
+    identities: int | None = Field(None, ge=1)
+    """keep the first so many identities; null: all"""
+    on_error: Literal["stop", "skip"] = "stop"
+    """a damaged image stops the run, or is left out and counted"""
+    sampler: Literal["auto", "shuffle", "balanced", "pk"] = "auto"
+    """order of images; `auto`: `pk` for pair losses, else `shuffle`"""
+    k: int = Field(4, ge=1, le=64)
+    """images of each identity in a `pk` batch, which has batch_size / k identities"""
+
+
+class Augment(Section):
+    """Training augmentation: each operation's probability, its strength beside it."""
+
+    flip: Probability = 0.5
+    """mirror image"""
+    crop: Probability = 0.2
+    """keep a random region in place, blacken the rest (AdaFace)"""
+    crop_scale: Share = 0.3
+    """smallest share of the area kept"""
+    shift: Probability = 0.5
+    """translation"""
+    shift_limit: float = Field(0.05, ge=0, le=0.5)
+    """largest translation, share of the side"""
+    rescale: Probability = 0.2
+    """down to a low resolution and up again (AdaFace)"""
+    rescale_to: Share = 0.25
+    """smallest resolution, share of the side"""
+    photometric: Probability = 0.3
+    """jitter of brightness, contrast and saturation (AdaFace)"""
+    photometric_strength: float = Field(0.4, ge=0, lt=1)
+    """largest relative change"""
+    blur: Probability = 0.05
+    """Gaussian blur"""
+    blur_sigma: float = Field(1.5, gt=0.1, le=20)
+    """largest standard deviation, pixels"""
+    rotate: Probability = 0.2
+    """rotation about the centre"""
+    rotate_degrees: float = Field(10.0, ge=0, le=180)
+    """largest angle, degrees"""
+    erase: Probability = 0.2
+    """paint a random rectangle in one random colour"""
+    erase_scale: float = Field(0.35, gt=0.05, le=1)
+    """largest side of the rectangle, share of the image's"""
+
+
+class Model(Section):
+    """The encoder: backbone and embedding projection."""
+
+    backbone: str = "resnet18"
+    """any timm backbone that gives a feature map"""
+    embedding_dim: int = Field(512, ge=2, le=8192)
+    """dimension D of the embedding"""
+    neck: Literal["bn-linear-bn", "gap-linear", "gdc"] = "bn-linear-bn"
+    """feature map to embedding"""
+    stem: Literal["default", "face"] = "default"
+    """`face`: stride-1 first convolution, no early pooling; about 5 times the arithmetic"""
+    pretrained: bool = False
+    """start from timm's weights, where the competition allows it"""
+    drop_rate: float = Field(0.0, ge=0, lt=1)
+    """dropout before the embedding layer"""
+    checkpointing: bool = False
+    """recompute activations in the backward pass: less memory, more time"""
+
+
+class Loss(Section):
+    """What is minimised."""
+
+    name: str = "ce"
+    """a loss, or a weighted sum of losses such as `ce+0.5*triplet`"""
+    params: Values = Field(default_factory=dict)
+    """hyper-parameters of the loss, by the names of its signature; of a sum, by loss"""
+    label_smoothing: float | None = Field(None, ge=0, lt=1)
+    """null: the loss's own default, 0.1 for `ce` and 0 for the others"""
+    allow_smoothing: bool = False
+    """permit label smoothing together with an angular margin"""
+    margin_warmup: float = Field(0.0, ge=0)
+    """epochs in which the margin grows from 0"""
+    init: Literal["random", "means", "classifier"] = "random"
+    """prototypes start at random, at the identities' mean embeddings, or as the parent's"""
+
+
+class Optim(Section):
+    """The optimiser, its schedule, and what a step sees."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """`sgd` is with Nesterov momentum"""
+    lr: float = Field(0.1, gt=0, le=100)
+    """peak learning rate, for a step of `batch_size` images"""
+    encoder_lr_scale: float = Field(1.0, ge=0, le=10)
+    """the encoder's learning rate as a share of `lr`; the loss's own parameters use `lr`"""
+    weight_decay: float = Field(5e-4, ge=0, le=10)
+    """not applied to norms and biases"""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """of SGD; AdamW's first beta"""
+    epochs: int = Field(16, ge=1)
+    """passes over the training images"""
+    warmup: float = Field(1.0, ge=0)
+    """epochs in which the learning rate grows from 0"""
+    schedule: Literal["cosine", "step", "plateau", "onecycle", "constant"] = "cosine"
+    """course of the learning rate after the warm-up"""
+    milestones: tuple[float, ...] = (0.5, 0.75, 0.9)
+    """of `step`: drops, as shares of the run"""
+    gamma: float = Field(0.1, gt=0, lt=1)
+    """factor of each drop of `step` and `plateau`"""
+    patience: int = Field(2, ge=0)
+    """of `plateau`: validations without a better EER before a drop"""
+    batch_size: int = Field(128, ge=2)
+    """images a step"""
+    accumulate: int = Field(1, ge=1)
+    """cut each batch into so many micro-batches, for less memory"""
+    clip_norm: float | None = Field(5.0, gt=0)
+    """largest norm of the gradient; null: no clipping"""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """weight averaging: decay a step, e.g. 0.999; 0: none"""
+
+
+class Eval(Section):
+    """Validation and inference."""
+
+    flip: bool = True
+    """average the embeddings of an image and of its mirror image"""
+    every: int = Field(1, ge=1)
+    """epochs between validations"""
+    metric: Literal["eer"] = "eer"
+    """what decides which epoch is best"""
+    batch_size: int = Field(256, ge=1)
+    """images embedded at once"""
+    bootstrap: int = Field(1000, ge=0)
+    """resamples for the confidence interval of the EER; 0: none"""
+
+
+class Engine(Section):
+    """How the arithmetic is carried out."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`"""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 where the device has it, by a rule and never by a timing"""
+    compile: bool = False
+    """torch.compile the encoder"""
+    channels_last: bool = True
+    """memory layout of images and convolutions"""
+    seed: int = Field(0, ge=0, lt=2**31)
+    """weights, order of images, augmentation and dropout are functions of it"""
+    deterministic: bool = False
+    """only deterministic kernels on a GPU (a CPU's always are)"""
+    checkpoint_minutes: float = Field(10.0, gt=0)
+    """longest time between two saves"""
+    log_every: int = Field(20, ge=1)
+    """steps between two lines of metrics.jsonl"""
+
+
+class Track(Section):
+    """Where figures go besides metrics.jsonl."""
+
+    wandb: Literal["off", "offline", "online"] = "off"
+    """Weights & Biases"""
+    tensorboard: bool = False
+    """event files in the run's folder; needs the extra `tensorboard`"""
+    project: str = "facever"
+    """project at W&B"""
+    name: str | None = None
+    """name of the W&B run; null: the run's own"""
+
+
+class Config(Section):
+    """All sections."""
+
+    data: Data = Data()
+    augment: Augment = Augment()
+    model: Model = Model()
+    loss: Loss = Loss()
+    optim: Optim = Optim()
+    eval: Eval = Eval()
+    engine: Engine = Engine()
+    track: Track = Track()
+
+    def to_dict(self) -> Values:
+        """Give all values as primitives, for YAML, JSON and checkpoints."""
+        return self.model_dump(mode="json")
+
+
+# Where `finetune` departs from the defaults above; the loss's own parameters by loss.
+FINETUNE: Values = {
+    "loss": {"init": "means"},
+    "optim": {"lr": 0.02, "epochs": 6, "warmup": 0.5},
+}
+FINETUNE_LOSS_PARAMS: dict[str, Values] = {"adaface": {"ema_init": "data"}}
+
+# What a checkpoint passes on to the commands that start from it.
+INHERITED = ("data", "model", "augment", "eval")
+
+# What may differ when a run is resumed, since the result does not depend on it.
+FREE_AT_RESUME = ("data.workers", "data.pack", "track", "engine.checkpoint_minutes")
+
+
+def resolve(
+    layers: Iterable[Values],
+    assignments: Iterable[str] = (),
+    *,
+    check: Callable[[Loss], list[str]] | None = None,
+) -> Config:
+    """Lay `layers` and then the `key=value` assignments over the defaults.
+
+    Args:
+        layers: nested values, each over the one before; a layer that names another loss drops
+            the parameters given for the earlier one.
+        assignments: `section.key=value`, as on the command line.
+        check: says what is wrong with the section `loss`, which only the losses know.
+
+    Raises:
+        ConfigError: with every problem found, one a line.
+    """
+    values: Values = {}
+    for layer in layers:
+        values = merge(values, layer)
+    given, problems = _parse_assignments(assignments)
+    values = merge(values, given)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        problems += [_explain(item) for item in error.errors()]
+        raise _config_error(problems + _loss_problems(values, check)) from None
+    problems += check(config.loss) if check else []
+    if problems:
+        raise _config_error(problems)
+    return config
+
+
+def merge(below: Values, above: Mapping[str, Any]) -> Values:
+    """Lay nested values over others; another loss name drops the earlier one's parameters."""
+    merged = dict(below)
+    renamed = "params" in below and above.get("name", below.get("name")) != below.get("name")
+    if renamed:
+        merged["params"] = {}
+    for key, value in above.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = merge(dict(merged[key]), value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Turn nested values into dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def differences(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Iterable[str] = ()
+) -> list[str]:
+    """List `key: old -> new` for every dotted key that differs, but for those under `free`."""
+    a, b = flatten(old), flatten(new)
+    absent = "(absent)"
+    return [
+        f"{key}: {a.get(key, absent)} -> {b.get(key, absent)}"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key, absent) != b.get(key, absent)
+        and not any(key == f or key.startswith(f + ".") for f in free)
+    ]
+
+
+def known_keys() -> list[str]:
+    """List every dotted key, `section.knob`."""
+    return [
+        f"{name}.{knob}"
+        for name, section in Config.model_fields.items()
+        for knob in _section(section.annotation)
+    ]
+
+
+def _section(annotation: Any) -> Iterable[str]:
+    model: type[BaseModel] = annotation
+    return model.model_fields
+
+
+def _parse_assignments(assignments: Iterable[str]) -> tuple[Values, list[str]]:
+    values: Values = {}
+    problems: list[str] = []
+    for text in assignments:
+        key, equals, raw = text.partition("=")
+        parts = key.strip().split(".")
+        if not equals or len(parts) < 2 or not all(parts):
+            problems.append(f"{text!r}: expected section.key=value, e.g. optim.lr=0.05")
+            continue
+        try:
+            values = merge(values, _nest(parts, _typed(parts, raw)))
+        except ConfigError as error:
+            problems.append(f"{key}: {error}")
+    return values, problems
+
+
+def _nest(parts: list[str], value: Any) -> Values:
+    return {parts[0]: value if len(parts) == 1 else _nest(parts[1:], value)}
+
+
+def _typed(parts: list[str], raw: str) -> Any:
+    """Type a value given as text; where a field has a type, that type decides later.
+
+    `data.root=0001` must stay text, while a loss's parameters, which have no field here, are
+    read as YAML would.
+    """
+    if raw == "null":
+        return None
+    if parts[:2] == ["loss", "params"] or raw.startswith("["):
+        return parse_yaml(raw, "value")
+    return raw
+
+
+def _explain(item: Any) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key{nearest(key, [*known_keys(), *Config.model_fields])}"
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"{key}: {item['input']!r} given; expected a section of keys"
+    return f"{key}: {item['input']!r} given; {_expected(item)}"
+
+
+def _expected(item: Any) -> str:
+    """Say what pydantic expected in the words `expected ...`."""
+    message = re.sub(r"^Input should be ", "expected ", item["msg"])
+    return re.sub(r",? unable to (parse|interpret).*", "", message)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Say `; nearest is X`, or nothing where no known word is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; nearest is {close[0]}" if close else ""
+
+
+def _loss_problems(values: Values, check: Callable[[Loss], list[str]] | None) -> list[str]:
+    """Check the section `loss` though another section is wrong, so that all is said at once."""
+    try:
+        loss = Loss.model_validate(values.get("loss", {}))
+    except ValidationError:
+        return []
+    return check(loss) if check else []
+
+
+def _config_error(problems: list[str]) -> ConfigError:
+    head = "configuration: 1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    if len(problems) > 1:
+        head = f"configuration: {head}"
+    return ConfigError("\n  ".join([head, *problems]))

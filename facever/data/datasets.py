@@ -1,0 +1,125 @@
+"""Images and pairs as torch data sets, for loops of one's own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from facever.data.lists import ImageList, Manifest, PairList
+from facever.data.manifest import read_manifest
+from facever.data.pack import FileImages, Images, PackMode, open_images
+from facever.data.pairfiles import read_pairs
+from facever.errors import ConfigError, DataError
+from facever.transforms import EvalTransform
+
+Transform = Callable[[NDArray[np.uint8]], Any]
+"""An image (S, S, 3) uint8 -> what the encoder takes, usually a tensor (3, S, S)."""
+
+
+class ImageDataset(Dataset[tuple[Any, int]]):
+    """Images of one split with their labels: `dataset[i] -> (transformed image, label)`.
+
+    Args:
+        manifest_or_dir: a manifest, or a folder that `read_manifest` reads.
+        split: `train`, `dev` or `test`.
+        transform: takes (image_size, image_size, 3) uint8; None stands for `EvalTransform`.
+        image_size: side of the square that is cut out and resampled.
+        pack: whether to decode everything once beforehand: `auto`, `on` or `off`.
+    """
+
+    def __init__(
+        self,
+        manifest_or_dir: Manifest | str | os.PathLike[str],
+        split: str = "train",
+        transform: Transform | None = None,
+        image_size: int = 112,
+        pack: PackMode = "off",
+    ) -> None:
+        manifest = manifest_or_dir
+        if not isinstance(manifest, Manifest):
+            manifest = read_manifest(manifest)
+        images = _split(manifest, split)
+        self.identities = manifest.identities
+        self.paths = images.paths
+        self.labels = images.labels
+        self.transform = transform or EvalTransform(image_size)
+        self._images = _open(images.root, images.paths, image_size, pack, split)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        return _fetch(self._images, self.transform, index), int(self.labels[index])
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Fetch the images (B, S, S, 3) uint8 at these positions, before any transform."""
+        return self._images.gather(indices)
+
+
+class ImagePairDataset(Dataset[tuple[Any, Any, int]]):
+    """Pairs of images: `dataset[i] -> (left, right, mated)`; mated is -1 where unknown.
+
+    `images` (M) are the distinct paths, `left` and `right` (N,) index into them, so that each
+    image need be embedded only once; `gather` fetches them by that index.
+
+    Args:
+        pairs: a pair list, or a pair file of any dialect.
+        image_dir: where the images of a pair file lie; a pair list knows its own.
+        transform: takes (image_size, image_size, 3) uint8; None stands for `EvalTransform`.
+        image_size: side of the square that is cut out and resampled.
+        pack: whether to decode everything once beforehand: `auto`, `on` or `off`.
+    """
+
+    def __init__(
+        self,
+        pairs: PairList | str | os.PathLike[str],
+        image_dir: str | os.PathLike[str] | None = None,
+        transform: Transform | None = None,
+        image_size: int = 112,
+        pack: PackMode = "off",
+    ) -> None:
+        if not isinstance(pairs, PairList):
+            if image_dir is None:
+                raise ConfigError(f"{pairs}: no image_dir; expected the folder of its images")
+            pairs = read_pairs(pairs, image_dir)
+        self.images = pairs.images
+        self.left, self.right, self.mated = pairs.left, pairs.right, pairs.mated
+        self.transform = transform or EvalTransform(image_size)
+        self._images = _open(pairs.root, pairs.images, image_size, pack, "pairs")
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any, int]:
+        left = _fetch(self._images, self.transform, int(self.left[index]))
+        right = _fetch(self._images, self.transform, int(self.right[index]))
+        return left, right, int(self.mated[index])
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Fetch the images (B, S, S, 3) uint8 at these positions of `images`."""
+        return self._images.gather(indices)
+
+
+def _split(manifest: Manifest, split: str) -> ImageList:
+    splits = {"train": manifest.train, "dev": manifest.dev, "test": manifest.test}
+    if split not in splits:
+        raise ConfigError(f"split: {split!r}; expected train, dev or test")
+    images = splits[split]
+    if images is None:
+        raise DataError(f"{manifest.root}: no {split} images in this data set")
+    return images
+
+
+def _open(root: Path, paths: tuple[str, ...], size: int, pack: PackMode, name: str) -> Images:
+    # Without a pack nothing is decoded before it is asked for.
+    if pack == "off":
+        return FileImages(root, paths, size)
+    return open_images(root, paths, size, pack=pack, name=name)
+
+
+def _fetch(images: Images, transform: Transform, index: int) -> Any:
+    return transform(images.gather(np.array([index]))[0])

@@ -1,0 +1,133 @@
+"""Which layout is this folder in? At most three folders deep, links out of it not followed."""
+
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from facever.data.files import Source
+from facever.data.images import is_image_name
+from facever.data.readers import (
+    LAYOUTS,
+    LFW_PAIRS,
+    MANIFEST_FILE,
+    NO_IDENTITY,
+    Found,
+    Layout,
+    read_csv,
+    read_layout,
+    read_tree,
+)
+from facever.errors import ConfigError, DataError
+
+_DEPTH = 3
+_BY_NAME = {name: layout for layout in LAYOUTS for name in (layout.name, *layout.terms)}
+Reader = Callable[[Source], Found]
+
+
+def layout_names() -> tuple[str, ...]:
+    """Names that `data.layout` takes besides `auto`; competition terms are names too."""
+    return (*_BY_NAME, "tree", "lfw", "csv")
+
+
+def find_layout(root: Path, name: str) -> tuple[Path, Reader]:
+    """Find the one folder that a layout fits, the shallowest first, and what reads it.
+
+    Raises:
+        DataError: no such folder, nothing recognised, or several data sets side by side.
+        ConfigError: no layout has that name.
+    """
+    name = name.casefold()
+    if name not in ("auto", *layout_names()):
+        raise ConfigError(f"data.layout: {name!r}; expected auto, {', '.join(layout_names())}")
+    name = _BY_NAME[name].name if name in _BY_NAME else name
+    if not root.is_dir():
+        raise DataError(
+            f"{root}: no such folder\n  expected a folder of face images; "
+            f"`facever data synth {root}` makes one, `facever data fetch` downloads one"
+        )
+    level, links = [root], list[str]()
+    for _ in range(_DEPTH + 1):
+        matches = [(folder, reader) for folder in level if (reader := _reader_for(folder, name))]
+        if len(matches) > 1:
+            names = ", ".join(str(folder) for folder, _ in matches)
+            raise DataError(f"{root}: several data sets: {names}\n  give one as data.root=...")
+        if matches:
+            return matches[0]
+        level = [child for folder in level for child in _children(folder, root, links)]
+    raise _not_recognised(root, name, links)
+
+
+def _reader_for(folder: Path, name: str) -> Reader | None:
+    """Return what reads this folder, if a layout of that name (or any, for `auto`) fits."""
+    if name in ("auto", "csv") and (folder / MANIFEST_FILE).is_file():
+        return partial(read_csv, file=folder / MANIFEST_FILE, explicit=False)
+    for layout in LAYOUTS:
+        if name in ("auto", layout.name) and _fits(folder, layout):
+            return partial(read_layout, layout=layout)
+    return _tree_reader(folder) if name in ("auto", "tree", "lfw") else None
+
+
+def _tree_reader(folder: Path) -> Reader | None:
+    if _identity_folders(folder):
+        return read_tree
+    if any((folder / file).is_file() for file in LFW_PAIRS):
+        for child in _folders(folder):
+            if _identity_folders(child):
+                return partial(read_tree, folder=child.name)
+    return None
+
+
+def _fits(folder: Path, layout: Layout) -> bool:
+    return any((folder / train).is_dir() for train in layout.train)
+
+
+def _identity_folders(folder: Path) -> bool:
+    """Whether at least two folders here hold images directly, as folders of people do."""
+    people = (child for child in _folders(folder) if _holds_images(child))
+    return next(people, None) is not None and next(people, None) is not None
+
+
+def _holds_images(folder: Path) -> bool:
+    if folder.name in NO_IDENTITY:
+        return False
+    with os.scandir(folder) as entries:
+        return any(is_image_name(entry.name) for entry in entries)
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    with os.scandir(folder) as entries:
+        names = sorted(
+            entry.name
+            for entry in entries
+            if entry.name[0] != "." and entry.name != "__MACOSX" and entry.is_dir()
+        )
+    return (folder / name for name in names)
+
+
+def _children(folder: Path, root: Path, links: list[str]) -> list[Path]:
+    """List the folders below; links that leave the root are noted, not followed."""
+    inside = root.resolve()
+    children = []
+    for child in _folders(folder):
+        if child.is_symlink() and not child.resolve().is_relative_to(inside):
+            links.append(str(child))
+        else:
+            children.append(child)
+    return children
+
+
+def _not_recognised(root: Path, name: str, links: list[str]) -> DataError:
+    looked_for = [f"{layout.train[0]}/ ({layout.name})" for layout in LAYOUTS]
+    looked_for += ["<identity>/*.jpg (tree)", "pairs.txt (lfw)", f"{MANIFEST_FILE} (csv)"]
+    wanted = [text for text in looked_for if name == "auto" or text.endswith(f"({name})")]
+    names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
+    there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    lines = [
+        f"{root}: no data set found here or up to {_DEPTH} folders below",
+        f"looked for: {', '.join(wanted)}",
+        f"found: {there or 'nothing, the folder is empty'}",
+        *(f"{link} leads out of {root}: give data.root={link}" for link in links[:1]),
+        f"`facever data inspect {root}` tells more; `facever data synth DIR` makes an example",
+    ]
+    return DataError("\n  ".join(lines))

@@ -1,0 +1,139 @@
+"""A plan -> a data set on disk: pictures as JPEG, text files, and the quality of every picture."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from facever.data.synth.layouts import VERIFICATION_FROM, find_layout
+from facever.data.synth.pictures import MEASURED, check_size_and_seed, render
+from facever.data.synth.plan import Counts, Plan, Shot, plan
+from facever.errors import ConfigError, DataError, StorageError
+
+Progress = Callable[[int, int], None]
+_CHUNK = 32  # pictures between two calls of progress
+
+
+def synthesise(
+    out: str | os.PathLike[str],
+    *,
+    layout: str = "S25",
+    identities: int = 200,
+    images: int = 20,
+    size: int = 112,
+    seed: int = 0,
+    val_pairs: int = 1000,
+    test_pairs: int = 1000,
+    ver_identities: int = 100,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Counts:
+    """Write a data set of drawn faces; `out` appears at the end, whole, or not at all.
+
+    The same arguments give the same bytes, whatever `workers` is. Beside what the layout asks
+    for lie `quality.csv` (every picture, with what was done to it) and, where the layout hides
+    the truth of its test pairs, `test_truth.csv`.
+
+    Args:
+        out: a folder that does not exist or is empty.
+        layout: a name in `LAYOUTS`, or F25, S26, F26, which are S25.
+        identities: people to train on.
+        images: training pictures of each; dev and test get a tenth of that each, at least one.
+        size: pixels a side.
+        seed: of people, pictures and pairs.
+        val_pairs: labelled pairs, half of them mated; an odd one is left out.
+        test_pairs: pairs to submit, the same; LFW's ten folds take a multiple of 20.
+        ver_identities: people in the pairs, half of them in val and half in test.
+        workers: threads; None takes one per processor.
+        progress: called with (pictures done, pictures in all).
+
+    Raises:
+        ConfigError: an argument is out of bounds, or the layout unknown.
+        DataError: `out` is not empty, or so few people do not give so many pairs.
+        StorageError: the disk refuses.
+    """
+    _check(identities=(identities, 2), images=(images, 1), ver_identities=(ver_identities, 4))
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    _check(val_pairs=(val_pairs, 2), test_pairs=(test_pairs, 2), workers=(workers, 1))
+    check_size_and_seed(size, seed)
+    planned = plan(
+        find_layout(layout),
+        identities=identities,
+        images=images,
+        val_pairs=val_pairs,
+        test_pairs=test_pairs,
+        ver_identities=ver_identities,
+        seed=seed,
+    )
+    target = Path(out)
+    try:
+        with _appearing(target) as folder:
+            _write(folder, planned, size, seed, workers, progress)
+    except OSError as error:
+        raise StorageError(f"{target}: not written: {error}\n  give another folder") from error
+    return planned.counts
+
+
+def _check(**arguments: tuple[int, int]) -> None:
+    for name, (value, least) in arguments.items():
+        if not least <= value < VERIFICATION_FROM:
+            raise ConfigError(f"synth {name}: {value}; expected at least {least}, below a million")
+
+
+@contextmanager
+def _appearing(target: Path) -> Iterator[Path]:
+    """Give a hidden folder beside the target that takes its name when all went well."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise DataError(f"{target}: is there already and not empty\n  give a folder of a new name")
+    hidden = target.parent / f".{target.name}.{os.getpid()}.partial"
+    hidden.mkdir(parents=True)
+    try:
+        yield hidden
+        if target.exists():
+            target.rmdir()
+        hidden.rename(target)
+    except BaseException:
+        shutil.rmtree(hidden, ignore_errors=True)
+        raise
+
+
+def _write(
+    folder: Path, planned: Plan, size: int, seed: int, workers: int, progress: Progress | None
+) -> None:
+    shots = planned.shots
+    for name in {*(shot.path for shot in shots), *planned.texts}:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    chunks = [shots[i : i + _CHUNK] for i in range(0, len(shots), _CHUNK)]
+    lines = [",".join(["path", "identity", *MEASURED]) + "\n"]
+    # Threads, not processes: NumPy and Pillow let go of the interpreter while they work.
+    pool = ThreadPoolExecutor(workers)
+    try:
+        write = partial(_write_chunk, folder, size=size, seed=seed)
+        for rows in pool.map(write, chunks):
+            lines += rows
+            if progress:
+                progress(len(lines) - 1, len(shots))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    for name, text in {**planned.texts, "quality.csv": "".join(lines)}.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+
+
+def _write_chunk(folder: Path, shots: Sequence[Shot], *, size: int, seed: int) -> list[str]:
+    """Draw and save some pictures; return their lines of `quality.csv`."""
+    from PIL import Image
+
+    pictures = render(
+        [shot.identity for shot in shots], [shot.image for shot in shots], size=size, seed=seed
+    )
+    lines = []
+    for i, shot in enumerate(shots):
+        known = {name: float(values[i]) for name, values in pictures.known.items()}
+        image = Image.fromarray(pictures.pixels[i])
+        image.save(folder / shot.path, quality=round(known["jpeg"]))
+        numbers = (f"{known[name]:.6g}" for name in MEASURED)
+        lines.append(",".join([shot.path, shot.person, *numbers]) + "\n")
+    return lines

@@ -1,0 +1,140 @@
+"""Rows out of the text tables people have: labels, pairs, manifests.
+
+Space, tab, comma or semicolon; quotes or none; UTF-8 with or without BOM; LF or CRLF; blank
+lines anywhere. Every field stays a string: pandas would turn the identities `NA`, `0001`,
+`1e5` and `True` into something else.
+"""
+
+import csv
+import hashlib
+import io
+import re
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from facever.data.images import is_image_name
+from facever.errors import DataError
+
+_SAMPLE_LINES = 100
+
+
+@dataclass(frozen=True)
+class Table:
+    """Non-blank rows of a file with the line each begins on (from 1)."""
+
+    name: str
+    rows: list[list[str]]
+    lines: list[int]
+    sha256: str
+    header: tuple[str, ...] | None = None
+
+    def error(self, row: int, problem: str, expected: str) -> DataError:
+        """Build the error that points at a row."""
+        return DataError(f"{self.name}, line {self.lines[row]}: {problem}\n  expected {expected}")
+
+    def split_header(self, words: Collection[str]) -> "Table":
+        """Set the first row apart where it is a header, known by `words` or by its looks.
+
+        No field of a header is called like an image; and one of them is among `words`, or
+        the row below names an image.
+        """
+        first = tuple(field.strip().casefold() for field in self.rows[0])
+        below = self.rows[1] if len(self.rows) > 1 else []
+        named = any(map(is_image_name, first))
+        if named or not (set(first) & set(words) or any(map(is_image_name, below))):
+            return self
+        return Table(self.name, self.rows[1:], self.lines[1:], self.sha256, first)
+
+    def check_width(self, expected: str) -> None:
+        """Refuse a row with more or fewer columns than the header or the first row.
+
+        Raises:
+            DataError: with the line number; `expected` describes the columns.
+        """
+        width = len(self.header or self.rows[0])
+        for i, row in enumerate(self.rows):
+            if len(row) != width:
+                raise self.error(i, f"{len(row)} columns, the rows above have {width}", expected)
+
+    def columns(self, aliases: Mapping[str, Collection[str]]) -> dict[str, int]:
+        """Find columns by header: key -> position, for the keys that one of their names has."""
+        header = self.header or ()
+        return {
+            key: next(i for i, title in enumerate(header) if title in names)
+            for key, names in aliases.items()
+            if any(title in names for title in header)
+        }
+
+
+def read_table(path: Path, name: str | None = None) -> Table:
+    """Read a table without knowing its dialect; `name` is what errors call the file.
+
+    Raises:
+        DataError: the file is absent, empty, not UTF-8, or its quotes do not close.
+    """
+    name = name or path.name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror}") from error
+    text = _text(data, name)
+    separator = _separator(text)
+    numbered = list(_delimited(text, separator, name) if separator else _blank_separated(text))
+    if not numbered:
+        raise DataError(f"{name}: empty file\n  expected one row per image or pair")
+    lines, rows = zip(*numbered, strict=True)
+    return Table(name, list(rows), list(lines), hashlib.sha256(data).hexdigest())
+
+
+def _text(data: bytes, name: str) -> str:
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        bad = data[error.start : error.start + 1].hex()
+        raise DataError(
+            f"{name}, line {line}: byte 0x{bad} is not UTF-8\n  save it as UTF-8"
+        ) from error
+
+
+def _separator(text: str) -> str | None:
+    """Tab, semicolon or comma where most of the first lines have it; None for blanks."""
+    stream = io.StringIO(text)
+    sample = [line for line in (stream.readline() for _ in range(_SAMPLE_LINES)) if line.strip()]
+    for separator in "\t;,":
+        if sample and 2 * sum(separator in line for line in sample) > len(sample):
+            return separator
+    return None
+
+
+def _delimited(text: str, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:
+    # newline="" leaves a line end inside quotes as it is: it may be part of a file name.
+    reader = csv.reader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, strict=True
+    )
+    quoted = '"' in text
+    line = 1
+    try:
+        for row in reader:
+            if any(row):
+                yield line, row if quoted else [field.strip() for field in row]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(f"{name}, line {line}: {error}\n  expected quotes that close") from error
+
+
+def _blank_separated(text: str) -> Iterator[tuple[int, list[str]]]:
+    for number, line in enumerate(io.StringIO(text), 1):
+        if '"' in line:
+            fields = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
+            row = [field for field in fields if field]
+        elif line.isascii():
+            row = line.split()
+        else:
+            # split() would also cut file names at non-breaking spaces.
+            row = [field for field in re.split(r"[ \t\r\n]", line) if field]
+        if row:
+            yield number, row

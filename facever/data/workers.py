@@ -1,0 +1,64 @@
+"""Decoding in several processes, because threads do not make it faster."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection, get_context, parent_process
+from typing import TypeVar
+
+from facever.errors import FaceverError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+Progress = Callable[[int, int], None]
+"""Hears of (done, total)."""
+
+
+def usable_cores() -> int:
+    """Cores this process may run on, which a container can limit."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def run_all(
+    function: Callable[[Task], Result], tasks: Sequence[Task], *, workers: int
+) -> Iterator[Result]:
+    """Yield the result of each task in order; in this process where `workers` is below 2.
+
+    Raises:
+        FaceverError: a process died, most likely for want of memory.
+    """
+    if workers < 2 or len(tasks) < 2:
+        yield from map(function, tasks)
+        return
+    # Spawned, not forked: a fork copies locks that torch's and BLAS's threads hold.
+    pool = ProcessPoolExecutor(
+        min(workers, len(tasks)), mp_context=get_context("spawn"), initializer=_obey_parent
+    )
+    try:
+        yield from pool.map(function, tasks)
+    except BrokenProcessPool as error:
+        raise FaceverError(
+            f"one of {workers} decoding processes died, most likely for want of memory\n"
+            "  expected room for all of them; lower data.workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _obey_parent() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

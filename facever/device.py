@@ -1,0 +1,78 @@
+"""Which device and which precision carry out the arithmetic.
+
+Precision follows a rule, never a timing, so that a resumed run is the same run.
+"""
+
+import warnings
+from contextlib import AbstractContextManager
+
+import torch
+from torch import nn
+
+from facever.errors import ConfigError
+
+_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Find the device: `auto` takes a GPU where there is one.
+
+    Raises:
+        ConfigError: the name is none of torch's, or this machine has no such device.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        first = str(error).splitlines()[0]
+        raise ConfigError(
+            f"engine.device: {name!r} cannot be used here: {first}\n  expected auto, cpu or cuda"
+        ) from None
+    return device
+
+
+def resolve_precision(name: str, device: torch.device, encoder: nn.Module) -> str:
+    """Turn `auto` into `bf16`, `fp16` or `fp32`.
+
+    bf16 where the device computes in it - a CPU with AVX512-BF16 or AMX too, unless the backbone
+    is of the MobileNet kind, whose depth-wise backward pass is slow in bf16 there - else fp16
+    on a GPU, else fp32.
+
+    Raises:
+        ConfigError: fp16 was asked for on a CPU, where it is hundreds of times slower than bf16.
+    """
+    if device.type == "cuda":
+        has_bf16 = torch.cuda.get_device_capability(device)[0] >= 8
+        if name == "bf16" and not has_bf16:
+            warnings.warn(
+                "engine.precision: this GPU has no bf16; fp16 with loss scaling is used instead",
+                stacklevel=2,
+            )
+            return "fp16"
+        return ("bf16" if has_bf16 else "fp16") if name == "auto" else name
+    if name == "fp16":
+        raise ConfigError(
+            f"engine.precision: fp16 does not work on {device.type}; expected bf16, fp32 or auto"
+        )
+    if name == "auto":
+        from facever.encoder import is_depthwise_mobile
+
+        fast = device.type == "cpu" and _cpu_has_bf16() and not is_depthwise_mobile(encoder)
+        return "bf16" if fast else "fp32"
+    return name
+
+
+def _cpu_has_bf16() -> bool:
+    """Tell whether the CPU multiplies in bf16 (AVX512-BF16 or AMX)."""
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(bool(getattr(torch.cpu, check, lambda: False)()) for check in checks)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Make the context in which an encoder runs with `precision`."""
+    dtype = _DTYPES.get(precision, torch.float32)
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")

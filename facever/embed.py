@@ -1,0 +1,211 @@
+"""Images to embeddings, each image once, and `load_encoder`, which needs one file alone.
+
+Letters: N images, B images of a batch, D embedding dimension, S side of the input.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from facever import checkpoint
+from facever.data.images import SUFFIXES
+from facever.data.loader import Gather
+from facever.data.pack import FileImages
+from facever.device import autocast, resolve_device
+from facever.encoder import Encoder, build_encoder
+from facever.errors import CheckpointError, DataError
+from facever.storage import replacing
+from facever.tracking import Report
+from facever.transforms import EvalTransform
+
+Embeddings = NDArray[np.float32]
+
+
+@torch.inference_mode()
+def embed_images(
+    encoder: Encoder,
+    images: Gather,
+    count: int,
+    *,
+    flip: bool = True,
+    batch_size: int = 256,
+    device: torch.device | None = None,
+    precision: str = "fp32",
+    names: Sequence[str] = (),
+    report: Report | None = None,
+) -> Embeddings:
+    """Embed images 0 to count - 1 of `images`, with the encoder in eval mode.
+
+    Args:
+        encoder: on `device`; its mode is restored afterwards.
+        images: fetched by index, uint8 (B, S, S, 3).
+        count: N.
+        flip: give the mean of an image's embedding and its mirror image's.
+        batch_size: images at once.
+        device: where the encoder is.
+        precision: `fp32`, `bf16` or `fp16`.
+        names: the images' names, for errors.
+        report: takes how many are done, for a progress line.
+
+    Returns:
+        Raw embeddings (N, D): their norms mean something, their directions are what counts.
+
+    Raises:
+        DataError: an embedding is not finite; the image is named.
+    """
+    device = device or torch.device("cpu")
+    was_training = encoder.training
+    encoder.eval()
+    table = np.empty((count, encoder.embedding_dim), dtype=np.float32)
+    for start in range(0, count, batch_size):
+        indices = np.arange(start, min(start + batch_size, count))
+        pixels = torch.from_numpy(images.gather(indices)).to(device)
+        batch = encoder.transform.batch(pixels)
+        with autocast(device, precision):
+            embeddings = encoder(batch)
+            if flip:
+                embeddings = (embeddings + encoder(batch.flip(3))) / 2
+        table[indices] = embeddings.cpu().numpy()
+        if report:
+            report(start + len(indices), count)
+    encoder.train(was_training)
+    _check_finite(table, names)
+    return table
+
+
+def _check_finite(table: Embeddings, names: Sequence[str]) -> None:
+    damaged = np.flatnonzero(~np.isfinite(table).all(axis=1))
+    if len(damaged):
+        first = names[damaged[0]] if names else f"image {damaged[0]}"
+        raise DataError(
+            f"{len(damaged)} of {len(table)} embeddings are not finite\n  first: {first}\n"
+            "  the encoder's weights or engine.precision are at fault: try engine.precision=fp32"
+        )
+
+
+class Embedder(nn.Module):
+    """An encoder in eval mode with its preprocessing, and all that its checkpoint knows.
+
+    Attributes:
+        encoder: the network; the averaged one where the run kept an average.
+        transform: uint8 pixels to the network's input.
+        config: the run's configuration, as primitives.
+        identities: those it was trained on, in label order.
+        metrics: of the validation that it was saved after; `threshold` is the one at EER.
+        lineage: hashes of its parents and of the data.
+        digest: SHA-256 of the checkpoint file.
+    """
+
+    def __init__(self, encoder: Encoder, payload: dict[str, Any], digest: str) -> None:
+        super().__init__()
+        self.encoder = encoder.eval()
+        self.transform: EvalTransform = encoder.transform
+        self.config: dict[str, Any] = payload["config"]
+        self.identities: list[str] = payload["identities"]
+        self.metrics: dict[str, float] = payload["metrics"]["last"]
+        self.lineage: dict[str, Any] = payload["lineage"]
+        self.digest = digest
+
+    @torch.inference_mode()
+    def forward(self, batch: Tensor) -> Tensor:
+        """Embed preprocessed images (B, 3, S, S) into raw embeddings (B, D)."""
+        embeddings: Tensor = self.encoder(batch)
+        return embeddings
+
+    def embed_paths(
+        self, paths: Sequence[str | Path], *, flip: bool = True, batch_size: int = 64
+    ) -> Embeddings:
+        """Embed image files; (N, D), each row of unit length.
+
+        Raises:
+            DataError: a file is no readable image, or its embedding is zero or not finite.
+        """
+        return self.embed_with_norms(paths, flip=flip, batch_size=batch_size)[0]
+
+    def embed_with_norms(
+        self, paths: Sequence[str | Path], *, flip: bool = True, batch_size: int = 64
+    ) -> tuple[Embeddings, NDArray[np.float32]]:
+        """Embed image files; unit rows (N, D), and the norms (N,) that they had."""
+        files = FileImages(Path(), [str(path) for path in paths], self.transform.image_size)
+        table = embed_images(
+            self.encoder,
+            files,
+            len(files),
+            flip=flip,
+            batch_size=batch_size,
+            device=next(self.encoder.parameters()).device,
+            names=files.paths,
+        )
+        norms = np.linalg.norm(table, axis=1)
+        if not norms.all():
+            raise DataError(f"{paths[int(np.argmin(norms))]}: its embedding is zero")
+        unit: Embeddings = table / norms[:, None]
+        return unit, norms
+
+    def verify(self, left: str | Path, right: str | Path, *, flip: bool = True) -> float:
+        """Score two image files: cosine in [-1, 1], higher is more alike."""
+        a, b = self.embed_paths([left, right], flip=flip).astype(np.float64)
+        return float(np.clip(a @ b, -1.0, 1.0))
+
+
+def load_encoder(path: str | Path, *, device: str = "cpu") -> Embedder:
+    """Rebuild the encoder of a checkpoint from that file alone.
+
+    Args:
+        path: a checkpoint, such as `checkpoints/train-1/best.pt`.
+        device: where to put it.
+
+    Raises:
+        CheckpointError: no such file, damaged, hostile, or of another format.
+    """
+    return embedder_of(Path(path), checkpoint.load(path), resolve_device(device))
+
+
+def embedder_of(path: Path, payload: dict[str, Any], device: torch.device) -> Embedder:
+    """Rebuild the encoder of a checkpoint that was read before; see `load_encoder`."""
+    embedder = Embedder(encoder_of(payload, str(path)), payload, checkpoint.file_digest(path))
+    return embedder.to(device)
+
+
+def encoder_of(payload: dict[str, Any], where: str) -> Encoder:
+    """Rebuild the encoder from a checkpoint's payload; the averaged weights where there are any.
+
+    Raises:
+        CheckpointError: the configuration or the weights do not make an encoder.
+    """
+    try:
+        settings = dict(payload["config"]["model"]) | {"pretrained": False}
+        transform = EvalTransform.from_dict(payload["preprocess"])
+        encoder = build_encoder(**settings, image_size=transform.image_size)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{where}: describes no encoder: {error}") from None
+    encoder.transform = transform
+    weights = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
+    checkpoint.load_weights(encoder, weights, where)
+    return encoder
+
+
+def embed_folder(directory: Path, output: Path, source: Path) -> int:
+    """Embed every image below a folder into an `.npz`: paths, embeddings, norms.
+
+    Returns:
+        how many there were.
+
+    Raises:
+        DataError: no images, or one that cannot be read.
+    """
+    paths = sorted(
+        path for path in directory.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES
+    )
+    if not paths:
+        raise DataError(f"{directory}: no images; expected files such as .jpg, .png or .webp")
+    table, norms = load_encoder(source).embed_with_norms(paths)
+    names = np.array([path.relative_to(directory).as_posix() for path in paths])
+    with replacing(output) as file:
+        np.savez(file, paths=names, embeddings=table, norms=norms)
+    return len(paths)

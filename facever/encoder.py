@@ -1,0 +1,221 @@
+"""Image to raw embedding: a timm backbone and the projection that follows it.
+
+The encoder is all that inference needs. It returns raw embeddings, since AdaFace and MagFace
+read their norms; normalising is the business of the losses and of `score`.
+
+Letters: B images, D embedding dimension, C channels of the feature map of side H x W.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from facever.errors import ConfigError
+from facever.transforms import EvalTransform
+
+
+class Encoder(nn.Module):
+    """Backbone and projection: images (B, 3, S, S) to raw embeddings (B, D) float32.
+
+    Attributes:
+        transform: how uint8 pixels become the images that `forward` expects.
+        embedding_dim: D.
+    """
+
+    def __init__(
+        self, backbone: nn.Module, projection: nn.Module, dim: int, transform: EvalTransform
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = projection
+        self.embedding_dim = dim
+        self.transform = transform
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed preprocessed images; see the class for shapes."""
+        embeddings: Tensor = self.projection(self.backbone(images))
+        return embeddings.float()
+
+
+def build_encoder(
+    *,
+    backbone: str,
+    embedding_dim: int,
+    neck: str,
+    stem: str = "default",
+    image_size: int = 112,
+    pretrained: bool = False,
+    drop_rate: float = 0.0,
+    checkpointing: bool = False,
+) -> Encoder:
+    """Build an encoder with weights drawn from torch's generator, or timm's pretrained ones.
+
+    Args:
+        backbone: name of any timm model that gives a feature map.
+        embedding_dim: D.
+        neck: `bn-linear-bn`, `gap-linear` or `gdc`; see `NECKS`.
+        stem: `default`, or `face` for a stride-1 first convolution without early pooling.
+        image_size: side S of the input, pixels.
+        pretrained: load timm's weights, and take the normalisation they were trained with.
+        drop_rate: dropout before the embedding layer.
+        checkpointing: recompute activations in the backward pass.
+
+    Raises:
+        ConfigError: the backbone is unknown, gives no feature map, has no face stem, or its
+            weights cannot be had.
+    """
+    trunk = _timm_backbone(backbone, pretrained)
+    transform = _transform_of(trunk, image_size) if pretrained else EvalTransform(image_size)
+    if stem == "face":
+        adapt_stem(trunk, backbone)
+    if checkpointing:
+        trunk.set_grad_checkpointing(True)
+    channels, side = _feature_map(trunk, image_size, backbone)
+    projection = NECKS[neck](channels, side, embedding_dim, drop_rate)
+    return Encoder(trunk, projection, embedding_dim, transform)
+
+
+def _timm_backbone(name: str, pretrained: bool) -> Any:
+    import timm
+
+    if not timm.is_model(name):
+        from facever.config import nearest
+
+        close = nearest(name, timm.list_models())
+        raise ConfigError(f"model.backbone: timm knows no {name!r}{close}")
+    try:
+        return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
+    except Exception as error:
+        if pretrained:
+            raise ConfigError(
+                f"model.pretrained: the weights of {name} could not be had: {error}\n"
+                "  expected network access to timm's hub, or model.pretrained=false"
+            ) from error
+        raise ConfigError(f"model.backbone: timm cannot build {name}: {error}") from error
+
+
+def _transform_of(trunk: nn.Module, image_size: int) -> EvalTransform:
+    from timm.data.config import resolve_model_data_config
+
+    values: dict[str, Any] = resolve_model_data_config(trunk)  # type: ignore[no-untyped-call]
+    return EvalTransform(image_size, tuple(values["mean"]), tuple(values["std"]))
+
+
+def _feature_map(trunk: nn.Module, image_size: int, name: str) -> tuple[int, tuple[int, int]]:
+    """Find the channels and the sides of the backbone's output for one image."""
+    was_training = trunk.training
+    trunk.eval()
+    try:
+        with torch.no_grad():
+            shape = trunk(torch.zeros(1, 3, image_size, image_size)).shape
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ConfigError(
+            f"model.backbone: {name} does not take images of {image_size} pixels: {error}"
+        ) from error
+    finally:
+        trunk.train(was_training)
+    if len(shape) != 4:
+        raise ConfigError(
+            f"model.backbone: {name} gives {tuple(shape)} for one image; expected a feature map "
+            "(1, C, H, W): a convolutional network such as resnet18 or convnext_atto"
+        )
+    return shape[1], (shape[2], shape[3])
+
+
+def _bn_linear_bn(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Module:
+    """Build BN - dropout - flatten - FC - BN, option E of ArcFace (arXiv:1801.07698, 3.2.2).
+
+    The last batch norm has no scale of its own, as in AdaFace's code: norms keep their meaning.
+    """
+    return nn.Sequential(
+        nn.BatchNorm2d(channels),
+        nn.Dropout(drop),
+        nn.Flatten(),
+        nn.Linear(channels * side[0] * side[1], dim, bias=False),
+        nn.BatchNorm1d(dim, affine=False),
+    )
+
+
+def _gap_linear(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Module:
+    """Build global average pooling - dropout - FC, the fewest parameters of the three."""
+    return nn.Sequential(
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(drop), nn.Linear(channels, dim)
+    )
+
+
+def _gdc(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Module:
+    """Build a global depth-wise convolution - FC - BN (MobileFaceNets, arXiv:1804.07573, 3.1)."""
+    return nn.Sequential(
+        nn.Conv2d(channels, channels, side, groups=channels, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.Flatten(),
+        nn.Dropout(drop),
+        nn.Linear(channels, dim, bias=False),
+        nn.BatchNorm1d(dim, affine=False),
+    )
+
+
+NECKS: dict[str, Callable[[int, tuple[int, int], int, float], nn.Module]] = {
+    "bn-linear-bn": _bn_linear_bn,
+    "gap-linear": _gap_linear,
+    "gdc": _gdc,
+}
+
+
+def adapt_stem(trunk: Any, name: str) -> None:
+    """Keep the resolution of a 112-pixel face, which stems made for 224 pixels throw away.
+
+    ResNets: a 3x3 stride-1 first convolution and no pooling; the first stage strides instead,
+    as in ArcFace's IR networks, so that 112 pixels end as a 7x7 map. MobileNets and
+    EfficientNets: a stride-1 first convolution. ConvNeXts: patches of 2 pixels in place of 4.
+
+    Raises:
+        ConfigError: a backbone of another family.
+    """
+    if hasattr(trunk, "maxpool") and hasattr(trunk, "layer1"):
+        _adapt_resnet(trunk)
+    elif hasattr(trunk, "conv_stem"):
+        trunk.conv_stem.stride = (1, 1)
+    elif hasattr(trunk, "stem") and isinstance(trunk.stem[0], nn.Conv2d):
+        patch = trunk.stem[0]
+        trunk.stem[0] = nn.Conv2d(3, patch.out_channels, kernel_size=2, stride=2)
+    else:
+        raise ConfigError(
+            f"model.stem: {name} has no face stem; expected a ResNet, ConvNeXt, MobileNet or "
+            "EfficientNet, or model.stem=default"
+        )
+
+
+def _adapt_resnet(trunk: Any) -> None:
+    if isinstance(trunk.conv1, nn.Conv2d):
+        trunk.conv1 = nn.Conv2d(3, trunk.conv1.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(trunk.conv1.weight, mode="fan_out", nonlinearity="relu")
+    else:
+        trunk.conv1[0].stride = (1, 1)
+    trunk.maxpool = nn.Identity()
+    first = trunk.layer1[0]
+    strided = first.conv2 if hasattr(first, "conv3") else first.conv1
+    strided.stride = (2, 2)
+    halve = nn.AvgPool2d(2, ceil_mode=True)
+    first.downsample = halve if first.downsample is None else nn.Sequential(halve, first.downsample)
+
+
+def parameter_count(*modules: nn.Module) -> int:
+    """Count the parameters of all modules together, a shared one once."""
+    return sum(p.numel() for p in {p for module in modules for p in module.parameters()})
+
+
+def is_depthwise_mobile(encoder: nn.Module) -> bool:
+    """Tell a net of the MobileNet kind, whose bf16 backward pass is slow on a CPU.
+
+    Its depth-wise convolutions are followed by batch norm; ConvNeXt's by layer norm.
+    """
+    modules = list(encoder.modules())
+    depthwise = any(
+        isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 3 and m.kernel_size[0] > 1
+        for m in modules
+    )
+    layer_norm = any("layernorm" in type(m).__name__.lower() for m in modules)
+    return depthwise and not layer_norm

@@ -1,0 +1,69 @@
+"""What a run is run with: versions, device, data, parameters; on disk and in the banner."""
+
+import math
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import facever
+from facever import checkpoint
+from facever.competition import DEFAULT, profile
+from facever.config import Config
+from facever.prepare import OpenData, Parts, budget
+
+Values = dict[str, Any]
+
+
+def describe(config: Config, data: OpenData, parts: Parts, parent: Path | None) -> Values:
+    """Gather what `environment.json` records: versions, device, data, parameters, command."""
+    import timm
+
+    device = parts.recipe.device
+    return {
+        "command": sys.argv,
+        "facever": facever.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "precision": parts.recipe.precision,
+        "commit": _commit(),
+        "data": data.describe(),
+        "parameters": budget(parts),
+        "steps_per_epoch": parts.steps_per_epoch,
+        "steps": parts.steps_per_epoch * config.optim.epochs,
+        "parent": str(parent) if parent else None,
+        "parent_sha256": checkpoint.file_digest(parent) if parent else None,
+    }
+
+
+def _commit() -> str | None:
+    """Give the commit of facever's own checkout, or None outside one."""
+    head = Path(facever.__file__).parents[1] / ".git" / "HEAD"
+    try:
+        text = head.read_text().strip()
+        return (head.parent / text[5:]).read_text().strip() if text.startswith("ref: ") else text
+    except OSError:
+        return None
+
+
+def banner(verb: str, config: Config, environment: Values) -> str:
+    """Say in five lines what is about to run."""
+    data, parameters = environment["data"], environment["parameters"]
+    cap = profile(DEFAULT).parameter_cap or math.inf
+    return (
+        f"facever {facever.__version__} {verb}: {config.model.backbone}, "
+        f"{config.model.embedding_dim}-d, loss {config.loss.name}\n"
+        f"  data       {data['layout']}: {data['train']:,} images of {data['identities']:,} "
+        f"identities, {data['dev']:,} dev, {data['val_pairs']:,} validation pairs\n"
+        f"  parameters {parameters['total'] / 1e6:.2f} M = encoder "
+        f"{parameters['encoder'] / 1e6:.2f} M + classifier {parameters['classifier'] / 1e6:.2f} M"
+        f" ({'within' if parameters['total'] <= cap else 'ABOVE'} the {cap / 1e6:.0f} M cap)\n"
+        f"  run        {config.optim.epochs} epochs of {environment['steps_per_epoch']:,} steps, "
+        f"batch {config.optim.batch_size}, {environment['device']} "
+        f"({environment['threads']} threads), {environment['precision']}"
+    )

@@ -1,0 +1,233 @@
+"""Losses that classify: a prototype per identity, and softmax cross-entropy.
+
+B: batch, C: identities, D: embedding dimension; `z` raw embeddings (B, D), `y` identities
+(B,), theta_j the angle between an embedding and prototype j.
+"""
+
+import math
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from facever.losses.base import Loss
+from facever.losses.margin import Margin, NoMargin
+from facever.losses.parameters import POSITIVE, SMOOTHING, Bound
+from facever.losses.similarity import (
+    cosine_matrix,
+    full_precision,
+    target_and_rest,
+    unit_rows,
+    working_dtype,
+)
+
+Product = Literal["full", "bfloat16", "float16"]
+PRODUCTS: dict[str, torch.dtype | None] = {
+    "full": None,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+class CrossEntropy(Loss):
+    """Softmax cross-entropy on logits W z + b.
+
+    Args:
+        dim: D.
+        identities: C.
+        label_smoothing: share of the target probability spread evenly over all identities.
+        bias: whether there is a b.
+    """
+
+    classifies = True
+    bounds: ClassVar = {"label_smoothing": SMOOTHING}
+
+    def __init__(
+        self, dim: int, identities: int, *, label_smoothing: float = 0.1, bias: bool = True
+    ) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.prototypes = nn.Parameter(torch.empty(identities, dim))
+        # As nn.Linear: uniform in +-1 / sqrt(D), so that the first loss is about ln C.
+        reach = 1 / math.sqrt(dim)
+        nn.init.uniform_(self.prototypes, -reach, reach)
+        self.bias = nn.Parameter(torch.empty(identities).uniform_(-reach, reach)) if bias else None
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """W z + b, (B, C); the same with `y`, for there is no margin."""
+        with full_precision(z):
+            dtype = working_dtype(z, self.prototypes)
+            bias = None if self.bias is None else self.bias.to(dtype)
+            return functional.linear(z.to(dtype), self.prototypes.to(dtype), bias)
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy of `z` (B, D) against `y` (B,)."""
+        with full_precision(z):
+            return functional.cross_entropy(self.logits(z), y, label_smoothing=self.label_smoothing)
+
+    @torch.no_grad()
+    def initialise(self, means: Tensor) -> None:
+        """Prototypes along the mean raw embeddings `means` (C, D), bias zero.
+
+        Their common length makes ln(9 (C - 1)) of the logit of a mean on its own prototype:
+        were the others orthogonal, its probability would start at 0.9. Raw means as rows
+        would make logits of |z|^2, hundreds, where the softmax no longer learns.
+        """
+        norms = torch.linalg.vector_norm(means, dim=1)
+        typical = norms[norms > 0].mean() if (norms > 0).any() else norms.new_ones(())
+        length = math.log(9 * max(len(means) - 1, 1)) / typical
+        _start_rows(self.prototypes, means, length)
+        if self.bias is not None:
+            self.bias.zero_()
+
+
+class MarginSoftmax(Loss):
+    """Softmax over s cos(theta_j), the true identity's cosine replaced by psi(theta_y, |z|).
+
+    L = -log sigmoid(s psi - rest), rest the log-sum-exp of s cos(theta_j) over j != y.
+
+    Args:
+        dim: D.
+        identities: C.
+        margin: psi.
+        s: scale of all logits.
+        detach_margin: keep the value of psi but give it the gradient of cos(theta_y), as
+            codes do that compute the angle without gradient.
+        label_smoothing: share of the target probability spread evenly over all identities.
+        product: dtype of the matrix products; everything else stays float32 or float64.
+    """
+
+    classifies = True
+    bounds: ClassVar[dict[str, Bound]] = {"s": POSITIVE, "label_smoothing": SMOOTHING}
+
+    def __init__(
+        self,
+        dim: int,
+        identities: int,
+        margin: Margin,
+        *,
+        s: float = 64.0,
+        detach_margin: bool = False,
+        label_smoothing: float = 0.0,
+        product: Product = "full",
+    ) -> None:
+        super().__init__()
+        self.margin = margin
+        self.s = s
+        self.detach_margin = detach_margin
+        self.label_smoothing = label_smoothing
+        self.product = product
+        # Rows of length one on average: only their direction counts, but the longer a row,
+        # the less of an angle a step of the optimiser turns it by.
+        self.prototypes = nn.Parameter(torch.randn(identities, dim) / math.sqrt(dim))
+        self._cos_y: Tensor | None = None
+
+    def forward(self, z: Tensor, y: Tensor) -> Tensor:
+        """Mean loss of raw embeddings `z` (B, D) against `y` (B,)."""
+        with full_precision(z):
+            unit, norm = self._unit(z)
+            if self._whole_matrix():
+                logits = self._trained_logits(unit, norm, y)
+                loss = functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+            else:
+                cos_y, rest = target_and_rest(
+                    unit,
+                    self.prototypes.to(unit.dtype),
+                    y,
+                    self.s,
+                    self.margin.limit,
+                    PRODUCTS[self.product],
+                )
+                loss = -functional.logsigmoid(self.s * self._psi(cos_y, norm) - rest).mean()
+            return loss + self.margin.penalty(norm).mean()
+
+    def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits s cos(theta_j), (B, C), for accuracy; with `y` (B,) the margin is included.
+
+        With `y` the state moves in training mode as it does in `forward`.
+        """
+        with full_precision(z):
+            unit, norm = self._unit(z)
+            if y is None:
+                return self.s * self._cosines(unit)
+            return self._trained_logits(unit, norm, y)
+
+    def _unit(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        return unit_rows(z.to(working_dtype(z, self.prototypes)))
+
+    def _cosines(self, unit: Tensor) -> Tensor:
+        return self._cosines_to(unit, self.prototypes)
+
+    def _cosines_to(self, unit: Tensor, prototypes: Tensor) -> Tensor:
+        return cosine_matrix(unit, prototypes.to(unit.dtype), PRODUCTS[self.product])
+
+    def _whole_matrix(self) -> bool:
+        return self.label_smoothing > 0 or self.margin.reshapes_negatives
+
+    def _trained_logits(self, unit: Tensor, norm: Tensor, y: Tensor) -> Tensor:
+        cosines = self._cosines(unit)
+        own = y[:, None]
+        psi = self._psi(cosines.gather(1, own).squeeze(1), norm)
+        return self.s * self.margin.negatives(cosines, psi).scatter(1, own, psi[:, None])
+
+    def _psi(self, cos_y: Tensor, norm: Tensor) -> Tensor:
+        self._cos_y = cos_y.detach()
+        if self.training:
+            self.margin.update(self._cos_y, norm.detach())
+        psi = self.margin.target(cos_y, norm)
+        return cos_y + (psi - cos_y).detach() if self.detach_margin else psi
+
+    def set_margin(self, fraction: float) -> None:
+        """Train with this fraction of the margin; 1 is the whole of it."""
+        self.margin.fraction = fraction
+
+    @torch.no_grad()
+    def initialise(self, means: Tensor) -> None:
+        """Unit prototypes along the mean embeddings `means` (C, D)."""
+        _start_rows(self.prototypes, means, means.new_ones(()))
+
+    def observe(self, norms: Tensor) -> None:
+        """Start the margin's statistics of norms from those of the data, (N,)."""
+        self.margin.observe(norms)
+
+    def stats(self) -> dict[str, Tensor]:
+        """Mean cosine to the own prototype, and the margin's state."""
+        mean = {} if self._cos_y is None else {"cos_y": self._cos_y.mean()}
+        return mean | self.margin.stats()
+
+    def histograms(self) -> dict[str, Tensor]:
+        """Those of the margin."""
+        return self.margin.histograms()
+
+
+class NormFace(MarginSoftmax):
+    """Softmax over s cos(theta_j).  Wang et al., ACM MM 2017 (arXiv:1704.06369).
+
+    Departs from the paper: the scale s is fixed, not learnt.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        identities: int,
+        *,
+        s: float = 64.0,
+        label_smoothing: float = 0.0,
+        product: Product = "full",
+    ) -> None:
+        super().__init__(
+            dim, identities, NoMargin(), s=s, label_smoothing=label_smoothing, product=product
+        )
+
+
+def _start_rows(prototypes: Tensor, means: Tensor, length: Tensor) -> None:
+    """Turn rows along `means`; an identity whose mean is zero was not seen and keeps its row."""
+    if means.numel() != prototypes.numel():
+        raise ValueError(
+            f"initialise: means of shape {tuple(means.shape)}; "
+            f"expected {tuple(prototypes.shape)}, a row per identity"
+        )
+    unit, norms = unit_rows(means.to(prototypes))
+    rows = prototypes.view(means.shape)
+    rows.copy_(torch.where(norms[:, None] > 0, unit * length, rows))

@@ -1,0 +1,421 @@
+"""Scores x mated -> FMR, FNMR, EER, AUC, TAR@FAR. NumPy only.
+
+A pair is matched when `score >= threshold`. FMR(t) is the share of non-mated pairs with
+score >= t, FNMR(t) the share of mated pairs with score < t (ISO/IEC 19795-1; the competition
+calls them FAR and FRR). Thresholds are the distinct scores and +inf, so that the two errors run
+from (1, 0) to (0, 1) and cross exactly once.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facever.errors import DataError
+from facever.resample import eer_replicates
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+
+DEFINITION = (
+    "EER: where FMR(t) = share of non-mated pairs with score >= t and FNMR(t) = share of mated "
+    "pairs with score < t cross, linear between neighbouring thresholds; equal scores are one "
+    "threshold"
+)
+
+
+def equal_error_rate(scores: ArrayLike, mated: ArrayLike) -> float:
+    """EER in [0, 1]: where FMR and FNMR cross, linear between neighbouring thresholds.
+
+    Equal scores form one threshold, so the value does not depend on row order. The crossing is
+    computed in integers and divided once: the result is the exact value, rounded.
+
+    Args:
+        scores: similarity of each pair, higher means more alike; shape (N,).
+        mated: True where both images show the same person; shape (N,).
+
+    Raises:
+        DataError: shapes differ, a score is not finite, or one kind of pair is absent.
+    """
+    mated_scores, non_mated_scores = _split(scores, mated)
+    lower = _last_threshold_before_crossing(mated_scores, non_mated_scores)
+    false, gap = _errors(mated_scores, non_mated_scores, lower, "left")
+    next_false, next_gap = _errors(mated_scores, non_mated_scores, lower, "right")
+    fall = gap - next_gap
+    return (false * fall + gap * (next_false - false)) / (non_mated_scores.size * fall)
+
+
+def eer_threshold(scores: ArrayLike, mated: ArrayLike) -> float:
+    """Threshold at which FMR and FNMR are closest, in the units of the scores.
+
+    It lies half-way between two neighbouring scores: every threshold between them decides these
+    pairs alike, and the middle survives scores that are rounded when written.
+
+    Raises:
+        DataError: as `equal_error_rate`.
+    """
+    kinds = _split(scores, mated)
+    chosen = _last_threshold_before_crossing(*kinds)
+    if _errors(*kinds, chosen, "left")[1] > -_errors(*kinds, chosen, "right")[1]:
+        ends = [np.searchsorted(kind, chosen, "right") for kind in kinds]
+        chosen = min(kind[end] for kind, end in zip(kinds, ends, strict=True) if end < kind.size)
+    starts = [np.searchsorted(kind, chosen, "left") for kind in kinds]
+    below = [kind[start - 1] for kind, start in zip(kinds, starts, strict=True) if start]
+    return _between(float(max(below, default=chosen)), float(chosen))
+
+
+def det_curve(scores: ArrayLike, mated: ArrayLike) -> tuple[Floats, Floats, Floats]:
+    """FMR, FNMR and their thresholds, each of shape (distinct scores + 1,).
+
+    Thresholds rise and end with +inf; FMR falls from 1 to 0, FNMR rises from 0 to 1.
+
+    Raises:
+        DataError: as `equal_error_rate`.
+    """
+    mated_scores, non_mated_scores = _split(scores, mated)
+    thresholds, false, misses = _counts(mated_scores, non_mated_scores)
+    return false / non_mated_scores.size, misses / mated_scores.size, thresholds
+
+
+def roc_auc(scores: ArrayLike, mated: ArrayLike) -> float:
+    """Chance that a mated pair scores above a non-mated one; equal scores count half.
+
+    Raises:
+        DataError: as `equal_error_rate`.
+    """
+    mated_scores, non_mated_scores = _split(scores, mated)
+    below = np.searchsorted(non_mated_scores, mated_scores, "left").sum(dtype=np.int64)
+    not_above = np.searchsorted(non_mated_scores, mated_scores, "right").sum(dtype=np.int64)
+    return (int(below) + int(not_above)) / (2 * mated_scores.size * non_mated_scores.size)
+
+
+def tar_at_far(scores: ArrayLike, mated: ArrayLike, far: float) -> float:
+    """TAR = 1 - FNMR at the largest FMR that does not exceed `far`; nothing is interpolated.
+
+    Args:
+        scores: similarity of each pair, higher means more alike; shape (N,).
+        mated: True where both images show the same person; shape (N,).
+        far: false accept rate (FMR) in (0, 1], at least one non-mated pair's worth.
+
+    Raises:
+        DataError: as `equal_error_rate`, or `far` is finer than the non-mated pairs resolve.
+    """
+    mated_scores, non_mated_scores = _split(scores, mated)
+    count = non_mated_scores.size
+    if not 1 / count <= far <= 1:
+        raise DataError(
+            f"tar_at_far: far is {far:g}, but {count} non-mated pairs resolve steps of "
+            f"{1 / count:.3g}; expected a far in [{1 / count:.3g}, 1]; "
+            "give more non-mated pairs or a larger far"
+        )
+    allowed = int(far * count)
+    allowed += (allowed + 1) / count <= far  # 0.00029 * 100_000 is 28.999999999999996
+    if allowed >= count:
+        return 1.0
+    barred = non_mated_scores[count - allowed - 1]
+    return 1 - int(np.searchsorted(mated_scores, barred, "right")) / mated_scores.size
+
+
+def accuracy(scores: ArrayLike, mated: ArrayLike) -> float:
+    """Share of pairs decided rightly at the best threshold, chosen on these very pairs.
+
+    Raises:
+        DataError: as `equal_error_rate`.
+    """
+    return _best_threshold(scores, mated)[0]
+
+
+def fold_accuracy(scores: ArrayLike, mated: ArrayLike, folds: ArrayLike) -> tuple[float, float]:
+    """Mean accuracy over folds and its standard error, thresholds from the other folds.
+
+    Huang et al., Labeled Faces in the Wild, 2007, "View 2": ten folds, and the standard error
+    is the unbiased standard deviation over folds divided by sqrt(10).
+
+    Args:
+        scores: similarity of each pair, higher means more alike; shape (N,).
+        mated: True where both images show the same person; shape (N,).
+        folds: number of the fold of each pair, none negative; shape (N,).
+
+    Raises:
+        DataError: as `equal_error_rate`, a pair without a fold, or fewer than two folds.
+    """
+    values, truth = _checked(scores, mated)
+    fold_of = np.asarray(folds)
+    numbers = np.unique(fold_of)
+    if fold_of.shape != values.shape or numbers.size < 2 or numbers[0] < 0:
+        raise DataError(
+            f"folds: shape {fold_of.shape} with values {numbers[:3].tolist()}...; expected one "
+            f"fold number from 0 for each of {values.size} pairs, and at least two folds"
+        )
+    shares = []
+    for number in numbers:
+        held_out = fold_of == number
+        threshold = _best_threshold(values[~held_out], truth[~held_out])[1]
+        shares.append(np.mean((values[held_out] >= threshold) == truth[held_out]))
+    return float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(len(shares)))
+
+
+def bootstrap_eer(
+    scores: ArrayLike,
+    mated: ArrayLike,
+    *,
+    left: ArrayLike | None = None,
+    right: ArrayLike | None = None,
+    confidence: float = 0.95,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval (low, high) of the EER over resampled images or identities.
+
+    Pairs that share an image or a person err together; resampling pairs would overlook that
+    and give intervals that are too narrow. How units are drawn: `resample.eer_replicates`.
+    No interval ends below what N error-free pairs of the rarer kind can show,
+    1 - ((1 - confidence) / 2)^(1/N) (Clopper & Pearson, Biometrika 26, 1934), or above its
+    mirror: no error among 10 pairs does not prove an EER of 0.
+
+    Args:
+        scores: similarity of each pair, higher means more alike; shape (N,).
+        mated: True where both images show the same person; shape (N,).
+        left: image or identity on the left of each pair, numbers or text; shape (N,).
+        right: the same for the right; without both, pairs are resampled.
+        confidence: share of replicates inside the interval, in (0, 1).
+        repeats: number of replicates.
+        seed: of the draws; equal seeds give equal intervals.
+
+    Raises:
+        DataError: as `equal_error_rate`, or only one of `left` and `right` fits.
+    """
+    values, truth = _checked(scores, mated)
+    eer = equal_error_rate(values, truth)
+    eers = eer_replicates([values], [1.0], eer, truth, left, right, repeats=repeats, seed=seed)
+    low, high = _percentiles(eers, eer, confidence)
+    rarer = min(int(truth.sum()), int((~truth).sum()))
+    certain = ((1 - confidence) / 2) ** (1 / rarer)
+    return min(low, certain), max(high, 1 - certain)
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """EER of a minus EER of b on the same pairs, with its interval and two-sided p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def paired_bootstrap(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    mated: ArrayLike,
+    *,
+    left: ArrayLike | None = None,
+    right: ArrayLike | None = None,
+    confidence: float = 0.95,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> PairedDifference:
+    """Whether two encoders differ in EER on the same pairs.
+
+    Both are measured on the same replicates, so that what makes a replicate hard cancels. The
+    p-value is twice the smaller share of replicates on either side of zero, counting the data
+    themselves as one (Davison & Hinkley, Bootstrap Methods, 1997, section 4.2): never 0, and 1
+    for equal scores.
+
+    Args:
+        scores_a: similarity of each pair by one encoder; shape (N,).
+        scores_b: similarity of each pair by the other; shape (N,).
+        mated, left, right, confidence, repeats, seed: as `bootstrap_eer`.
+
+    Raises:
+        DataError: as `bootstrap_eer`.
+    """
+    (first, truth), (second, _) = _checked(scores_a, mated), _checked(scores_b, mated)
+    difference = equal_error_rate(first, truth) - equal_error_rate(second, truth)
+    differences = eer_replicates(
+        [first, second], [1, -1], difference, truth, left, right, repeats=repeats, seed=seed
+    )
+    smaller_side = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    p_value = min(1.0, 2 * (int(smaller_side) + 1) / (differences.size + 1))
+    return PairedDifference(difference, *_percentiles(differences, difference, confidence), p_value)
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What is known about an encoder from labelled pairs; rates are fractions in [0, 1].
+
+    `threshold` is the one at the EER. `tar_at_far` holds only the FARs that the non-mated pairs
+    resolve. `folds` is None, or `{"count", "accuracy", "standard_error"}` of the fold protocol.
+    """
+
+    eer: float
+    eer_low: float
+    eer_high: float
+    auc: float
+    accuracy: float
+    threshold: float
+    n_mated: int
+    n_non_mated: int
+    definition: str
+    tar_at_far: Mapping[float, float]
+    folds: Mapping[str, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as `json.dumps` takes them; FARs become text such as "0.001"."""
+        tars = {f"{far:g}": tar for far, tar in self.tar_at_far.items()}
+        return {**asdict(self), "tar_at_far": tars}
+
+
+def verification(
+    scores: ArrayLike,
+    mated: ArrayLike,
+    *,
+    left: ArrayLike | None = None,
+    right: ArrayLike | None = None,
+    folds: ArrayLike | None = None,
+    fars: Sequence[float] = (0.1, 0.01, 1e-3, 1e-4),
+    repeats: int = 1000,
+    seed: int = 0,
+) -> Verification:
+    """Everything that labelled pairs tell; the EER with its 95 % interval.
+
+    Args:
+        scores, mated, left, right, repeats, seed: as `bootstrap_eer`.
+        folds: number of the fold of each pair, for protocols such as LFW's; shape (N,).
+        fars: operating points for TAR; those finer than the pairs resolve are left out.
+
+    Raises:
+        DataError: as `bootstrap_eer` and `fold_accuracy`.
+    """
+    values, truth = _checked(scores, mated)
+    low, high = bootstrap_eer(values, truth, left=left, right=right, repeats=repeats, seed=seed)
+    n_non_mated = int((~truth).sum())
+    return Verification(
+        eer=equal_error_rate(values, truth),
+        eer_low=low,
+        eer_high=high,
+        auc=roc_auc(values, truth),
+        accuracy=accuracy(values, truth),
+        threshold=eer_threshold(values, truth),
+        n_mated=int(truth.sum()),
+        n_non_mated=n_non_mated,
+        definition=DEFINITION,
+        tar_at_far={far: tar_at_far(values, truth, far) for far in fars if far >= 1 / n_non_mated},
+        folds=None if folds is None else _fold_summary(values, truth, folds),
+    )
+
+
+def _fold_summary(scores: ArrayLike, mated: ArrayLike, folds: ArrayLike) -> dict[str, float]:
+    mean, standard_error = fold_accuracy(scores, mated, folds)
+    count = int(np.unique(np.asarray(folds)).size)
+    return {"count": count, "accuracy": mean, "standard_error": standard_error}
+
+
+def _percentiles(replicates: Floats, estimate: float, confidence: float) -> tuple[float, float]:
+    """Interval of the replicates, widened to hold the estimate itself."""
+    if not replicates.size:  # two or three pairs, and none of the draws kept both kinds
+        return estimate, estimate
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(replicates, (tail, 1 - tail))
+    return min(float(low), estimate), max(float(high), estimate)
+
+
+def _split(scores: ArrayLike, mated: ArrayLike) -> tuple[Array, Array]:
+    """Sorted scores of the mated and of the non-mated pairs, neither of them empty."""
+    values, truth = _checked(scores, mated)
+    # compress is four times as fast as a mask in brackets, and two sorts of values are an
+    # order of magnitude faster than one argsort.
+    kinds = values.compress(truth), values.compress(~truth)
+    for name, kind in zip(("mated", "non-mated"), kinds, strict=True):
+        if not kind.size:
+            raise DataError(
+                f"mated: none of {values.size} pairs is {name}; expected both kinds, "
+                "without which no error rate is defined"
+            )
+        kind.sort()
+    return kinds
+
+
+def _checked(scores: ArrayLike, mated: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+    """Finite scores and the truth as bool, both of shape (N,), N >= 1."""
+    values, truth = np.asarray(scores), np.asarray(mated)
+    if values.dtype.kind not in "fiu" and values.size:
+        raise DataError(f"scores: of type {values.dtype}; expected real numbers")
+    if values.ndim != 1 or truth.shape != values.shape or not values.size:
+        raise DataError(
+            f"scores: shape {values.shape}, and mated: shape {truth.shape}; "
+            "expected both (N,) with at least one pair"
+        )
+    if values.dtype == np.float16:
+        values = values.astype(np.float32)
+    finite = np.isfinite(values)
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise DataError(
+            f"scores: {values.size - int(finite.sum())} of {values.size} are not finite, the "
+            f"first at index {first} with {values[first]}; expected finite similarities"
+        )
+    return values, _as_truth(truth)
+
+
+def _as_truth(mated: Array) -> NDArray[np.bool_]:
+    if mated.dtype == np.bool_:
+        return mated
+    known = (mated == 0) | (mated == 1)
+    if not np.all(known):
+        first = int(np.argmin(known))
+        raise DataError(
+            f"mated: {mated[first]} at index {first}; expected True or False, 1 or 0; "
+            "leave out the pairs whose truth is unknown"
+        )
+    return np.asarray(mated == 1)
+
+
+def _errors(mated: Array, non_mated: Array, threshold: Any, side: Any) -> tuple[int, int]:
+    """False matches and (FMR - FNMR) * M * N, at `threshold` or ("right") at the one above.
+
+    Whole numbers, because the crossing is where their sign changes. The threshold must be of the
+    arrays' own type: a Python float would make searchsorted copy a float32 array.
+    """
+    false = non_mated.size - int(np.searchsorted(non_mated, threshold, side))
+    misses = int(np.searchsorted(mated, threshold, side))
+    return false, false * mated.size - misses * non_mated.size
+
+
+def _last_threshold_before_crossing(mated: Array, non_mated: Array) -> Any:
+    """Highest score at which FMR >= FNMR; the lowest score of all has FMR 1 and FNMR 0."""
+
+    def crossed(threshold: Any) -> bool:
+        return _errors(mated, non_mated, threshold, "left")[1] < 0
+
+    # `crossed` turns from False to True once along each sorted half: two bisections find the
+    # place without merging the halves.
+    ends = [bisect_right(kind, False, key=crossed) for kind in (mated, non_mated)]
+    return max(k[end - 1] for k, end in zip((mated, non_mated), ends, strict=True) if end)
+
+
+def _counts(mated: Array, non_mated: Array) -> tuple[Floats, Array, Array]:
+    """Thresholds with +inf (K,), false matches (K,) and false non-matches (K,) at each."""
+    distinct = np.unique(np.concatenate((mated, non_mated)))
+    false = np.append(non_mated.size - np.searchsorted(non_mated, distinct, "left"), 0)
+    misses = np.append(np.searchsorted(mated, distinct, "left"), mated.size)
+    return np.append(distinct.astype(np.float64), np.inf), false, misses
+
+
+def _best_threshold(scores: ArrayLike, mated: ArrayLike) -> tuple[float, float]:
+    """Highest share of right decisions, and the lowest threshold that reaches it."""
+    mated_scores, non_mated_scores = _split(scores, mated)
+    thresholds, false, misses = _counts(mated_scores, non_mated_scores)
+    wrong = false + misses
+    best = int(np.argmin(wrong))
+    share = 1 - int(wrong[best]) / (mated_scores.size + non_mated_scores.size)
+    return share, _between(float(thresholds[max(best - 1, 0)]), float(thresholds[best]))
+
+
+def _between(low: float, high: float) -> float:
+    """A threshold in (low, high], half-way where the numbers in between allow it."""
+    middle = low / 2 + high / 2
+    return middle if low < middle < high else high

