@@ -65,7 +65,7 @@ def main() -> None:
     lines = [f"{title:32} {'clock':>8} {'processor':>10}"]
     for name, (by_clock, by_processor) in figures.items():
         lines.append(f"{name:32} {by_clock:8.0f} {by_processor:10.0f}")
-    print("\n".join(lines))  # noqa: T201
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

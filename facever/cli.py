@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from facever import __version__
@@ -350,7 +349,7 @@ def config(
     elif show:
         print(describe())
     else:
-        raise click.UsageError("expected --show or --init FILE")
+        raise typer.BadParameter("expected --show or --init FILE")
 
 
 def _ask(assignments: list[str] | None, config: Path | None, **given: Any) -> "Ask":
@@ -437,17 +436,13 @@ def main() -> None:
     arguments = [text for text in sys.argv[1:] if text != "--debug"]
     try:
         code = app(arguments, standalone_mode=False)
-    except click.exceptions.Exit as leaving:
-        code = leaving.exit_code
-    except click.ClickException as error:
-        error.show()
-        code = 2
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         code = 130
     except Exception as error:
+        # FaceverError, Interrupted and typer's own usage errors know their exit code.
         code = getattr(error, "exit_code", None)
-        if code is None or (debug and code < 128):
+        if code is None or (debug and isinstance(error, FaceverError)):
             raise
-        stopped = "stopped" if code >= 128 else "error"
-        print(f"{stopped}: {error}", file=sys.stderr)
+        message = error.format_message() if hasattr(error, "format_message") else error
+        print(f"{'stopped' if code >= 128 else 'error'}: {message}", file=sys.stderr)
     sys.exit(code)

@@ -256,7 +256,7 @@ def resolve(
     Raises:
         ConfigError: with every problem found, one a line.
     """
-    values: Values = {}
+    values: Values = {"loss": {"name": Loss().name}}
     for layer in layers:
         values = merge(values, layer)
     given, problems = _parse_assignments(assignments)
@@ -275,8 +275,8 @@ def resolve(
 def merge(below: Values, above: Mapping[str, Any]) -> Values:
     """Lay nested values over others; another loss name drops the earlier one's parameters."""
     merged = dict(below)
-    renamed = "params" in below and above.get("name", below.get("name")) != below.get("name")
-    if renamed:
+    named = "name" in below and "params" in below
+    if named and above.get("name", below["name"]) != below["name"]:
         merged["params"] = {}
     for key, value in above.items():
         if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):

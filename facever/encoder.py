@@ -174,13 +174,14 @@ def adapt_stem(trunk: Any, name: str) -> None:
     Raises:
         ConfigError: a backbone of another family.
     """
+    stem = getattr(trunk, "stem", None)
     if hasattr(trunk, "maxpool") and hasattr(trunk, "layer1"):
         _adapt_resnet(trunk)
     elif hasattr(trunk, "conv_stem"):
         trunk.conv_stem.stride = (1, 1)
-    elif hasattr(trunk, "stem") and isinstance(trunk.stem[0], nn.Conv2d):
-        patch = trunk.stem[0]
-        trunk.stem[0] = nn.Conv2d(3, patch.out_channels, kernel_size=2, stride=2)
+    elif isinstance(stem, nn.Sequential) and getattr(stem[0], "stride", None) == (4, 4):
+        patch = stem[0]
+        stem[0] = nn.Conv2d(3, patch.out_channels, kernel_size=2, stride=2)
     else:
         raise ConfigError(
             f"model.stem: {name} has no face stem; expected a ResNet, ConvNeXt, MobileNet or "
@@ -212,7 +213,8 @@ def is_depthwise_mobile(encoder: nn.Module) -> bool:
 
     Its depth-wise convolutions are followed by batch norm; ConvNeXt's by layer norm.
     """
-    modules = list(encoder.modules())
+    # The `gdc` neck is a depth-wise convolution too, but a small one.
+    modules = list((encoder.backbone if isinstance(encoder, Encoder) else encoder).modules())
     depthwise = any(
         isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 3 and m.kernel_size[0] > 1
         for m in modules

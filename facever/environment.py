@@ -26,7 +26,7 @@ def describe(config: Config, data: OpenData, parts: Parts, parent: Path | None) 
         "command": sys.argv,
         "facever": facever.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "timm": timm.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),

@@ -241,7 +241,13 @@ def _fit(config: Config, data: OpenData, parts: Parts, run: Path, environment: V
         checkpoint.save_last(run, {**constant, **state.state_dict()}, best=best)
 
     paths = data.manifest.train.paths
-    tracker = Tracker(run, step=state.step, config=config.to_dict(), **config.track.model_dump())
+    tracker = Tracker(
+        run,
+        step=state.step,
+        epoch=state.epoch,
+        config=config.to_dict(),
+        **config.track.model_dump(),
+    )
     embed = make_embed(config, recipe.device, recipe.precision)
     with (
         stop_signals() as stopped,

@@ -1,7 +1,7 @@
 """YAML as people mean it: words, numbers, lists and mappings, and nothing that can hurt.
 
-`1e-3` is a number, `no`, `off` and `0001` are words, a key stands once. Tags that build objects
-are refused, and so are aliases: nothing here needs them, and ten lines of them fill the memory.
+`1e-3` is a number, `no`, `off` and `0001` are words, a key stands once. Tags build objects
+and aliases fill the memory in ten lines; nothing here needs either, so both are refused.
 """
 
 import re
@@ -63,12 +63,14 @@ class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
-            raise yaml.MarkedYAMLError(
-                problem="an alias (*name); expected the value itself", problem_mark=mark
-            )
-        return super().compose_node(parent, index)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            problem = "an alias (*name); expected the value itself"
+        elif event.tag is not None:
+            problem = f"a tag ({event.tag}); expected a plain value"
+        else:
+            return super().compose_node(parent, index)
+        raise yaml.MarkedYAMLError(problem=problem, problem_mark=event.start_mark)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         seen: set[Any] = set()
@@ -90,6 +92,10 @@ class _Dumper(yaml.SafeDumper):
     """Quotes exactly the strings that `_Loader` would read as something else."""
 
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def ignore_aliases(self, data: Any) -> bool:
+        """Write a value that stands twice twice: `_Loader` reads no aliases."""
+        return True
 
 
 for _class in (_Loader, _Dumper):

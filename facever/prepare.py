@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from facever.checkpoint import load_weights
 from facever.config import Config, Data
@@ -134,11 +133,18 @@ def read_data(data: Data, seed: int) -> Manifest:
     manifest = read_manifest(data.root, layout=data.layout, identities=data.identities, seed=seed)
     for line in manifest.notes:
         note(f"data: {line}")
-    return _without_damaged(manifest) if data.on_error == "skip" else manifest
+    if data.on_error == "skip":
+        return _without_damaged(manifest, limit=0.05)
+    # Packing decodes everything; files must be looked at here, or one stops the run in its middle.
+    return _without_damaged(manifest, limit=0) if data.pack == "off" else manifest
 
 
-def _without_damaged(manifest: Manifest) -> Manifest:
-    """Drop unreadable images of train and dev, and validation pairs that show one."""
+def _without_damaged(manifest: Manifest, limit: float) -> Manifest:
+    """Drop unreadable images of train and dev, and validation pairs that show one.
+
+    Raises:
+        DataError: more than the share `limit` is damaged.
+    """
     kept: dict[str, Any] = {}
     for split in ("train", "dev", "val_pairs"):
         images = getattr(manifest, split)
@@ -146,7 +152,7 @@ def _without_damaged(manifest: Manifest) -> Manifest:
             continue
         paths = images.images if isinstance(images, PairList) else images.paths
         with progress(f"checking {split}") as report:
-            damaged = find_damaged(images.root, paths, progress=report)
+            damaged = find_damaged(images.root, paths, limit=limit, progress=report)
         if damaged:
             note(f"data: {len(damaged)} damaged images of {split} are left out")
             kept[split] = images.without(damaged)
@@ -367,9 +373,9 @@ def start_loss(
     z = torch.from_numpy(table).to(recipe.device)
     if config.loss.init == "means":
         y = torch.from_numpy(labels[sample]).to(recipe.device)
-        unit = nn.functional.normalize(z)
-        means = torch.zeros(len(data.manifest.identities), z.shape[1], device=z.device)
-        state.loss.initialise(means.index_add_(0, y, unit))
+        sums = torch.zeros(len(data.manifest.identities), z.shape[1], device=z.device)
+        counts = torch.bincount(y, minlength=len(sums)).clamp(min=1)
+        state.loss.initialise(sums.index_add_(0, y, z) / counts[:, None])
     state.loss.observe(z.norm(dim=1))
 
 

@@ -5,6 +5,7 @@ Configurations are plain dicts here; what may differ at a resume is the caller's
 
 import contextlib
 import fcntl
+import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -92,9 +93,7 @@ def create_run(
         ConfigError: the name cannot be a folder's.
         StorageError: the folder cannot be made or written.
     """
-    stem = verb if name is None else _checked_name(name)
-    numbered = name is None or (root / stem).exists()
-    run = _make_folder(root, stem, numbered)
+    run = _make_folder(root, verb if name is None else _checked_name(name), named=name is not None)
     write_json(run / "environment.json", environment)
     write_text(run / "config.yaml", dump_yaml(config))
     return run
@@ -109,19 +108,18 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _make_folder(root: Path, stem: str, numbered: bool) -> Path:
+def _make_folder(root: Path, stem: str, *, named: bool) -> Path:
     """Make a folder that nobody else has: `mkdir` fails for the second of two."""
-    number = 1
-    while True:
-        run = root / (f"{stem}-{number}" if numbered else stem)
+    for number in itertools.count(1):
+        run = root / (stem if named and number == 1 else f"{stem}-{number}")
         try:
             run.mkdir(parents=True)
         except FileExistsError:
-            number, numbered = number + 1 if numbered else 2, True
+            continue
         except OSError as error:
             raise StorageError(f"{run}: cannot be made: {error.strerror}") from None
-        else:
-            return run
+        return run
+    raise AssertionError("unreachable")
 
 
 def read_environment(run: Path) -> dict[str, Any]:

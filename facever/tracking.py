@@ -121,8 +121,8 @@ class Tracker:
 
     Args:
         run: the run's folder.
-        step: the step at which the run goes on; lines past it, which a killed process left
-            behind, are cut, for they will be written again.
+        step, epoch: where the run goes on; lines past it, which a killed process left behind,
+            are cut, for they will be written again.
         config: the resolved configuration, as W&B shows it.
         wandb: `off`, `offline` or `online`.
         tensorboard: write event files too.
@@ -134,6 +134,7 @@ class Tracker:
         run: Path,
         *,
         step: int,
+        epoch: int,
         config: Mapping[str, Any],
         wandb: str = "off",
         tensorboard: bool = False,
@@ -141,7 +142,10 @@ class Tracker:
         name: str | None = None,
     ) -> None:
         self.path = run / "metrics.jsonl"
-        lines = [line for line in read_metrics(run) if line["step"] <= step]
+        # A validation has the step of the batch before it, but a later epoch.
+        lines = [
+            line for line in read_metrics(run) if line["step"] <= step and line["epoch"] <= epoch
+        ]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
         temporary.replace(self.path)
@@ -200,7 +204,7 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        if isinstance(line, dict) and isinstance(line.get("step"), int):
+        if isinstance(line, dict) and {"step", "epoch"} <= line.keys():
             lines.append(line)
     return lines
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 if TYPE_CHECKING:
     import albumentations
+    from torch import Tensor
 
 UInt8 = NDArray[np.uint8]
 
@@ -55,16 +54,20 @@ class EvalTransform:
     mean: tuple[float, ...] = FACE_MEAN
     std: tuple[float, ...] = FACE_STD
 
-    def __call__(self, image: UInt8) -> Tensor:
+    def __call__(self, image: UInt8) -> "Tensor":
         """Turn one image (H, W, 3) uint8 into (3, size, size) float32."""
+        import torch
+
         fitted = torch.from_numpy(np.array(fit(image, self.image_size), copy=True))
         return self.batch(fitted[None])[0]
 
-    def batch(self, images: Tensor) -> Tensor:
+    def batch(self, images: "Tensor") -> "Tensor":
         """Turn (B, size, size, 3) uint8 into (B, 3, size, size) float32, on the same device.
 
         The result keeps the memory order of the input, which is channels-last.
         """
+        import torch
+
         scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)
         shift = torch.tensor(
             [-m / s for m, s in zip(self.mean, self.std, strict=True)], device=images.device

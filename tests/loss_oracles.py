@@ -11,12 +11,41 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from facever.losses import Loss, build_loss
+
 SPHERE, COSINE, ARC = ["sphereface"], ["cosface", "amsoftmax"], ["arcface", "subcenter_arcface"]
 MARGINS = [*SPHERE, *COSINE, *ARC, "combined", "curricularface", "magface", "adaface"]
 MARGINS += ["elasticface"]
 CLASSIFIERS = ["ce", "normface", *MARGINS]
 PAIRS = ["contrastive", "triplet", "npair", "circle", "supcon", "multisimilarity"]
 ALL = [*CLASSIFIERS, *PAIRS]
+
+
+DIM, IDENTITIES = 8, 6
+Oracle = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def head(name: str, **params: object) -> Loss:
+    torch.manual_seed(1)
+    return build_loss(name, dim=DIM, identities=IDENTITIES, **params).double()
+
+
+def value_and_gradients(
+    function: Callable[[Tensor], Tensor], z: Tensor, w: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    z = z.clone().requires_grad_()
+    value = function(z)
+    d_z, d_w = torch.autograd.grad(value, [z, w])
+    return value.detach(), d_z, d_w
+
+
+def assert_same(loss: Loss, oracle: Oracle, z: Tensor, y: Tensor, rtol: float = 1e-9) -> None:
+    """Value and both gradients of `loss` against `oracle(z, y, prototypes)`."""
+    w = loss.prototypes
+    got = value_and_gradients(lambda z: loss(z, y), z, w)
+    wanted = value_and_gradients(lambda z: oracle(z, y, w), z, w)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-11)
 
 
 def batch(

@@ -95,6 +95,15 @@ def test_a_pair_list_of_a_manifest_knows_where_its_images_are(root: Path) -> Non
     assert ImagePairDataset(pairs, image_size=8)[0][2] == 1
 
 
+def test_packs_of_two_pair_files_live_side_by_side(root: Path) -> None:
+    manifest = read_manifest(root)
+    for pairs in (manifest.val_pairs, manifest.test_pairs):
+        assert pairs is not None
+        ImagePairDataset(pairs, image_size=8, pack="on")
+    names = {file.name.partition("-")[0] for file in (root / ".facever").glob("*.u8")}
+    assert names == {"val_pairs", "test_pairs"}
+
+
 def test_a_pair_file_needs_its_folder(root: Path) -> None:
     with pytest.raises(ConfigError, match="expected the folder of its images"):
         ImagePairDataset(root / "val_pairs.txt")

@@ -1,6 +1,7 @@
 """What holds for every loss: order, extremes, precision, gradients, learning."""
 
 import copy
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,15 @@ from torch import Tensor, multiprocessing
 from facever.losses import Loss, build_loss
 
 DIM, IDENTITIES = 8, 6
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Thousands of tiny steps: handing them to threads takes longer than the arithmetic."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def build(name: str, **params: object) -> Loss:

@@ -14,7 +14,11 @@ from facever.data.manifest import read_manifest
 from facever.data.pack import FileImages, Images, PackMode, open_images
 from facever.data.pairfiles import read_pairs
 from facever.errors import ConfigError, DataError
+from facever.tracking import note, progress
 from facever.transforms import EvalTransform
+
+# Of a pack; size, fingerprint and suffix have to fit into 255 bytes behind it.
+_LONGEST_NAME = 40
 
 Transform = Callable[[NDArray[np.uint8]], Any]
 """An image (S, S, 3) uint8 -> what the encoder takes, usually a tensor (3, S, S)."""
@@ -89,7 +93,9 @@ class ImagePairDataset(Dataset[tuple[Any, Any, int]]):
         self.images = pairs.images
         self.left, self.right, self.mated = pairs.left, pairs.right, pairs.mated
         self.transform = transform or EvalTransform(image_size)
-        self._images = _open(pairs.root, pairs.images, image_size, pack, "pairs")
+        # Each pair file keeps a pack of its own: an older one of the same name is removed.
+        name = pairs.source.stem[:_LONGEST_NAME] if pairs.source else "made_pairs"
+        self._images = _open(pairs.root, pairs.images, image_size, pack, name)
 
     def __len__(self) -> int:
         return len(self.left)
@@ -118,7 +124,11 @@ def _open(root: Path, paths: tuple[str, ...], size: int, pack: PackMode, name: s
     # Without a pack nothing is decoded before it is asked for.
     if pack == "off":
         return FileImages(root, paths, size)
-    return open_images(root, paths, size, pack=pack, name=name)
+    with progress(f"packing {name}") as report:
+        images = open_images(root, paths, size, pack=pack, name=name, progress=report)
+    if images.reason:
+        note(f"data: {name} is read from files: {images.reason}")
+    return images
 
 
 def _fetch(images: Images, transform: Transform, index: int) -> Any:

@@ -1,0 +1,259 @@
+"""The loop on a network of one layer: what a step changes, and what it must not."""
+
+import copy
+import itertools
+import signal
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from facever.data.loader import Batch
+from facever.encoder import Encoder
+from facever.engine import PATIENCE, Interrupted, Recipe, TrainState, fit, stop_signals, train_step
+from facever.errors import TrainingError
+from facever.losses import build_loss
+from facever.optim import Plateau, WeightAverage, build_optimizer, parameter_groups
+from facever.transforms import EvalTransform
+
+SIZE, IDENTITIES, IMAGES = 8, 4, 24
+CPU = torch.device("cpu")
+
+
+def new_state(*, loss="ce", average=False, dropout=0.0, seed=0, **params):
+    torch.manual_seed(seed)
+    backbone = nn.Sequential(nn.Flatten(), nn.Dropout(dropout), nn.Linear(3 * SIZE * SIZE, 6))
+    encoder = Encoder(backbone, nn.BatchNorm1d(6), 6, EvalTransform(SIZE))
+    head = build_loss(loss, dim=6, identities=IDENTITIES, **params)
+    groups = parameter_groups(encoder, head, lr=0.05)
+    state = TrainState(encoder, head, build_optimizer("sgd", groups))
+    if average:
+        state.average = WeightAverage(encoder, 0.9)
+    return state
+
+
+def recipe(**changes):
+    return Recipe(**{
+        "epochs": 2, "device": CPU, "precision": "fp32", "seed": 3, "images": IMAGES, **changes
+    })  # fmt: skip
+
+
+def batch_of(indices):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (IMAGES, SIZE, SIZE, 3), dtype=np.uint8)
+    labels = np.arange(IMAGES) % IDENTITIES
+    return Batch(
+        torch.from_numpy(pixels[indices]),
+        torch.from_numpy(labels[indices]),
+        torch.tensor(indices),
+    )
+
+
+def batches(epoch, position):
+    order = np.random.default_rng(epoch).permutation(IMAGES)
+    yield from (batch_of(part) for part in np.split(order, 3)[position:])
+
+
+def run(state, settings=None, *, save=None, eers=(20.0, 10.0), stopped=lambda: None, log=None):
+    figures = iter(eers)
+    fit(
+        state,
+        settings or recipe(),
+        batches=batches,
+        schedule=lambda step: 1.0,
+        validate=lambda network: {"EER": next(figures), "threshold": 0.1},
+        save=save or (lambda state, best: None),
+        log=log or (lambda step, epoch, values: None),
+        report=lambda done, total, text="": None,
+        paths=lambda indices: [f"{i}.jpg" for i in indices.tolist()],
+        stopped=stopped,
+    )
+    return state
+
+
+def weights(state):
+    return torch.cat([p.detach().flatten() for p in state.encoder.parameters()])
+
+
+def test_a_fit_lowers_the_loss_and_counts_its_steps():
+    lines = []
+    state = run(
+        new_state(),
+        recipe(epochs=6, log_every=1),
+        eers=itertools.repeat(9.0),
+        log=lambda step, epoch, values: lines.append((step, values)),
+    )
+    losses = [values["loss"] for _, values in lines if "loss" in values]
+    assert (state.step, state.epoch, state.position) == (18, 6, 0)
+    assert losses[-1] < losses[0]
+    assert {"loss", "lr", "grad_norm", "images_per_s"} <= lines[0][1].keys()
+
+
+@pytest.mark.parametrize("loss", ["ce", "adaface", "elasticface", "triplet"])
+@pytest.mark.parametrize("stop_after", [1, 2, 4])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(loss, stop_after):
+    """Dropout and margins drawn per sample are functions of (seed, epoch, position)."""
+    whole = run(new_state(loss=loss, average=True, dropout=0.3))
+
+    first, kept = new_state(loss=loss, average=True, dropout=0.3), {}
+    calls = itertools.count(1)
+    with pytest.raises(Interrupted) as stop:
+        run(
+            first,
+            save=lambda state, best: kept.update(copy.deepcopy(state.state_dict())),
+            stopped=lambda: signal.SIGTERM if next(calls) == stop_after else None,
+        )
+    assert stop.value.exit_code == 143
+    torch.manual_seed(99)
+    second = new_state(loss=loss, average=True, dropout=0.3, seed=8)
+    second.load_state_dict(kept, "kept")
+    run(second, eers=(20.0, 10.0)[second.epoch :])
+
+    assert torch.equal(weights(second), weights(whole))
+    for a, b in zip(second.loss.buffers(), whole.loss.buffers(), strict=True):
+        assert torch.equal(a, b)
+    averaged = [
+        torch.cat([p.flatten() for p in s.average.encoder.parameters()]) for s in (second, whole)
+    ]
+    assert torch.equal(*averaged)
+    assert second.best == whole.best
+
+
+def test_the_best_epoch_is_the_first_with_the_lowest_eer():
+    marks = []
+    state = run(
+        new_state(),
+        recipe(epochs=4),
+        eers=(9.0, 5.0, 5.0, 7.0),
+        save=lambda state, best: marks.append(best),
+    )
+    assert marks == [True, True, False, False]
+    assert state.best["EER"] == 5.0
+    assert state.best["epoch"] == 2
+
+
+def test_micro_batches_give_the_gradient_of_the_whole_batch():
+    """Without batch norm, whose statistics are those of what it sees at once."""
+    results = []
+    for pieces in (1, 2, 4):
+        state = new_state()
+        state.encoder.projection = nn.Identity()
+        train_step(state, recipe(accumulate=pieces), batch_of(np.arange(12)), lambda step: 1.0)
+        results.append(weights(state))
+    torch.testing.assert_close(results[1], results[0])
+    torch.testing.assert_close(results[2], results[0])
+
+
+class Poison(nn.Module):
+    """Turns embeddings into NaN for some images, as an overflow would."""
+
+    def __init__(self):
+        super().__init__()
+        self.on = True
+
+    def forward(self, z):
+        return z * float("nan") if self.on else z
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_its_position():
+    state = new_state(loss="adaface", average=True)
+    poison = Poison()
+    state.encoder.backbone = nn.Sequential(*state.encoder.backbone, poison)
+    before = copy.deepcopy(state.state_dict())
+    figures = train_step(state, recipe(), batch_of(np.arange(8)), lambda step: 1.0)
+    after = state.state_dict()
+    assert figures == {}
+    assert after["sampler"]["position"] == 1
+    assert after["step"] == 0
+    for part in ("encoder", "loss"):
+        for key, value in before[part].items():
+            assert torch.equal(value, after[part][key]), key
+    for key, value in before["ema"]["encoder"].items():
+        assert torch.equal(value, after["ema"]["encoder"][key]), key
+
+
+def test_ten_such_steps_in_a_row_stop_the_run_and_name_the_images():
+    state = new_state()
+    state.encoder.backbone = nn.Sequential(*state.encoder.backbone, Poison())
+    with pytest.raises(TrainingError, match=r"10 steps in a row.*\n.*\d+\.jpg"):
+        run(state, recipe(epochs=9), eers=itertools.repeat(5.0))
+    assert state.skipped == PATIENCE
+
+
+def test_a_finite_step_forgives_the_ones_before():
+    state, poison = new_state(), Poison()
+    state.encoder.backbone = nn.Sequential(*state.encoder.backbone, poison)
+
+    def flicker(epoch, position):
+        for i, batch in enumerate(batches(epoch, position)):
+            poison.on = i != 1
+            yield batch
+
+    fit(
+        state, recipe(epochs=8), batches=flicker, schedule=lambda step: 1.0,
+        validate=lambda network: {"EER": 5.0}, save=lambda state, best: None,
+        log=lambda step, epoch, values: None, report=lambda done, total, text="": None,
+        paths=lambda indices: [], stopped=lambda: None,
+    )  # fmt: skip
+    assert state.step == 8
+    assert state.skipped_in_all == 16
+
+
+def test_the_gradient_is_clipped_to_the_limit():
+    state = new_state()
+    old = weights(state)
+    figures = train_step(state, recipe(clip_norm=1e-3), batch_of(np.arange(8)), lambda step: 1.0)
+    assert figures["grad_norm"] > 1e-3
+    # Nesterov's first step is lr (1 + momentum) times the gradient.
+    assert (weights(state) - old).norm() <= 0.05 * 1.9 * 1e-3 * 1.01
+
+
+def test_the_margin_grows_over_its_warm_up():
+    state, seen = new_state(loss="arcface"), []
+    state.loss.set_margin = seen.append
+    run(state, recipe(margin_steps=4))
+    assert seen == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_a_plateau_lowers_the_learning_rate_when_eer_stops_falling():
+    state, rates = new_state(), []
+    state.plateau = Plateau(patience=0, gamma=0.1)
+    run(
+        state,
+        recipe(epochs=4, log_every=3),
+        eers=(9.0, 9.0, 9.0, 9.0),
+        log=lambda step, epoch, values: rates.append(values["lr"]) if "lr" in values else None,
+    )
+    np.testing.assert_allclose(rates, [0.05, 0.05, 0.005, 0.0005])
+
+
+def test_the_averaged_network_is_what_validation_sees():
+    state, seen = new_state(average=True), []
+    fit(
+        state, recipe(epochs=1), batches=batches, schedule=lambda step: 1.0,
+        validate=lambda network: seen.append(network) or {"EER": 1.0},
+        save=lambda state, best: None, log=lambda step, epoch, values: None,
+        report=lambda done, total, text="": None, paths=lambda indices: [], stopped=lambda: None,
+    )  # fmt: skip
+    assert seen == [state.average.encoder]
+
+
+def test_the_first_signal_is_remembered_and_the_second_acts_at_once():
+    with stop_signals() as stopped:
+        assert stopped() is None
+        signal.raise_signal(signal.SIGINT)
+        assert stopped() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_bf16_stays_close_to_float32_and_the_loss_is_computed_in_float32():
+    values = []
+    for precision in ("fp32", "bf16"):
+        state = new_state(loss="arcface")
+        values.append(
+            train_step(state, recipe(precision=precision), batch_of(np.arange(12)), lambda s: 1.0)
+        )
+    assert values[1]["loss"] == pytest.approx(values[0]["loss"], rel=0.05)
