@@ -3,8 +3,8 @@
 A checkpoint is one dict of tensors and primitives that torch's safe loader reads. It describes
 itself: the encoder is rebuilt from it with no other file.
 
-Write order: a temporary in the same folder, flush, fsync, the SHA-256 in a side-car, rename,
-fsync the folder. Killed anywhere, there is a whole `last.pt`, or a whole `previous.pt`.
+Write order: a temporary in the same folder, flush, fsync, rename, fsync the folder, then the
+SHA-256 in a side-car. Killed anywhere, there is a whole `last.pt`, old or new.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import torch
 
 import facever
 from facever.errors import CheckpointError
-from facever.storage import replacing
+from facever.storage import replacing, write_text
 
 FORMAT = 1
 
@@ -44,9 +44,10 @@ def save(path: Path, payload: Mapping[str, Any]) -> str:
     with replacing(path) as file:
         hashing = _HashingWriter(file)
         torch.save(dict(payload), hashing)  # type: ignore[arg-type] # it needs only `write`
-        digest = hashing.digest.hexdigest()
-        _side_car(path).with_suffix(".tmp").write_text(digest + "\n")
-    _side_car(path).with_suffix(".tmp").replace(_side_car(path))
+        # Killed between the two renames, the file has no side-car, which is no contradiction.
+        _side_car(path).unlink(missing_ok=True)
+    digest = hashing.digest.hexdigest()
+    write_text(_side_car(path), digest + "\n")
     return digest
 
 
@@ -71,17 +72,24 @@ def _side_car(path: Path) -> Path:
 
 def save_last(run: Path, payload: Mapping[str, Any], *, best: bool) -> None:
     """Write `last.pt`, keep the one before as `previous.pt`, and link `best.pt` to it if best."""
-    last = run / "last.pt"
+    last, new = run / "last.pt", run / ".new.pt.tmp"
+    save(new, payload)
+    if best:
+        # Before `last.pt`: a run killed here goes on from the older one and gets here again.
+        _link(new, run / "best.pt")
     if last.exists():
         _link(last, run / "previous.pt")
-    save(last, payload)
-    if best:
-        _link(last, run / "best.pt")
+    _link(new, last)
+    for path in (new, _side_car(new)):
+        path.unlink()
 
 
 def _link(source: Path, target: Path) -> None:
     """Give a checkpoint and its side-car a second name; a copy where links do not work."""
+    _side_car(target).unlink(missing_ok=True)
     for old, new in ((source, target), (_side_car(source), _side_car(target))):
+        if not old.exists():
+            continue
         temporary = new.with_name(f".{new.name}.tmp")
         temporary.unlink(missing_ok=True)
         try:

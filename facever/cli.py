@@ -16,7 +16,8 @@ from facever import __version__
 from facever.errors import FaceverError
 
 if TYPE_CHECKING:
-    from facever.pipeline import Ask, Evaluated, Trained
+    from facever.pipeline import Ask, Trained
+    from facever.validate import Evaluated
 
 app = typer.Typer(
     name="facever",
@@ -177,6 +178,9 @@ def submit(
         Path | None, typer.Option("-o", "--output", metavar="FILE", help="The CSV.")
     ] = None,
     competition: Annotated[str, typer.Option(metavar="NAME", help="Whose rules.")] = "S25",
+    sample: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sample submission, for `custom`.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Score the test pairs and write the competition's CSV; several CKPT are an ensemble."""
@@ -190,6 +194,7 @@ def submit(
         images=images,
         output=output,
         competition=competition,
+        sample=sample,
     )
     eer = "" if answer.eer is None else f", validation EER {answer.eer:.2%}"
     _tell(
@@ -277,7 +282,7 @@ def data_pack(
 
     given = {"data": {"root": str(directory), "pack": "on"}}
     config = resolve([given], assignments or [])
-    print(_table(pack_all(config.data, config.engine.seed)))
+    print(_table(pack_all(config.data)))
 
 
 @app.command(epilog=_examples("facever report checkpoints/train-1", "facever report RUN -o a.html"))

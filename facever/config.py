@@ -45,6 +45,8 @@ class Data(Section):
     """loader processes; null: 0 when the CPU trains, else one a core up to 8"""
     identities: int | None = Field(None, ge=1)
     """keep the first so many identities; null: all"""
+    split_seed: int = Field(0, ge=0, lt=2**31)
+    """chooses held-out identities and pairs, where the data has no pair file"""
     on_error: Literal["stop", "skip"] = "stop"
     """a damaged image stops the run, or is left out and counted"""
     sampler: Literal["auto", "shuffle", "balanced", "pk"] = "auto"
@@ -170,8 +172,8 @@ class Eval(Section):
     """what decides which epoch is best"""
     batch_size: int = Field(256, ge=1)
     """images embedded at once"""
-    bootstrap: int = Field(1000, ge=0)
-    """resamples for the confidence interval of the EER; 0: none"""
+    bootstrap: int = Field(1000, ge=10)
+    """resamples for the confidence interval of the EER"""
 
 
 class Engine(Section):

@@ -10,7 +10,6 @@ from facever.tracking import duration, note, progress
 
 # Small enough for two CPU cores: about four minutes, or one with `quick`.
 SETTINGS = {
-    "data": {"root": "data"},
     "model": {"backbone": "resnet10t", "embedding_dim": 128},
     "optim": {"batch_size": 64},
     "eval": {"bootstrap": 500},
@@ -32,15 +31,17 @@ def run_demo(out: Path, *, quick: bool = False) -> str:
     """
     start = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
+    people, epochs = (60, 3) if quick else (150, 8)
+    faces = Path(f"faces-{people}")
+    given = {"data": {"root": str(faces)}, "optim": {"epochs": epochs}}
     with contextlib.chdir(out):
-        if not Path("data").exists():
-            make_faces(Path("data"), identities=60 if quick else 150, images=16)
-        epochs = 3 if quick else 8
-        first = train(Ask([SETTINGS, {"optim": {"epochs": epochs}}], run="train"))
+        if not faces.exists():
+            make_faces(faces, identities=people, images=16)
+        first = train(Ask([SETTINGS, given], run=f"train-{people}"))
         assert first.run is not None
         best = first.run / "best.pt"
         second = finetune(
-            Ask([{"loss": {"name": "adaface"}}, FINETUNING], run="finetune", parent=best)
+            Ask([{"loss": {"name": "adaface"}}, FINETUNING], run=f"finetune-{people}", parent=best)
         )
         assert second.run is not None
         result = evaluate([second.run / "best.pt"], Ask())

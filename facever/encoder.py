@@ -180,8 +180,7 @@ def adapt_stem(trunk: Any, name: str) -> None:
     elif hasattr(trunk, "conv_stem"):
         trunk.conv_stem.stride = (1, 1)
     elif isinstance(stem, nn.Sequential) and getattr(stem[0], "stride", None) == (4, 4):
-        patch = stem[0]
-        stem[0] = nn.Conv2d(3, patch.out_channels, kernel_size=2, stride=2)
+        stem[0] = nn.Conv2d(3, trunk.stem[0].out_channels, kernel_size=2, stride=2)
     else:
         raise ConfigError(
             f"model.stem: {name} has no face stem; expected a ResNet, ConvNeXt, MobileNet or "

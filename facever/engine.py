@@ -184,7 +184,7 @@ def fit(
     schedule: Multiplier,
     validate: Callable[[nn.Module], Mapping[str, float]],
     save: Callable[[TrainState, bool], None],
-    log: Callable[[int, int, Mapping[str, float]], None],
+    log: Callable[[int, int, Mapping[str, Any]], None],
     report: Report,
     paths: Callable[[Tensor], list[str]],
     stopped: Callable[[], int | None],
@@ -234,19 +234,20 @@ def _validate(
     state: TrainState,
     recipe: Recipe,
     validate: Callable[[nn.Module], Mapping[str, float]],
-    log: Callable[[int, int, Mapping[str, float]], None],
+    log: Callable[[int, int, Mapping[str, Any]], None],
 ) -> bool:
     """Validate where it is due, and tell whether the encoder is the best so far."""
     if state.epoch % recipe.validate_every and state.epoch < recipe.epochs:
         return False
-    state.metrics = dict(validate(state.validated))
+    figures = validate(state.validated)
+    state.metrics = {**figures, "epoch": float(state.epoch)}
     # Strictly below: of equal ones the earlier stays.
-    best = state.metrics["EER"] < state.best.get("EER", math.inf)
+    best = figures["EER"] < state.best.get("EER", math.inf)
     if best:
-        state.best = {**state.metrics, "epoch": float(state.epoch)}
+        state.best = dict(state.metrics)
     if state.plateau:
         state.plateau.observe(best)
-    log(state.step, state.epoch, state.metrics)
+    log(state.step, state.epoch, figures)
     return best
 
 
@@ -365,8 +366,8 @@ class _Clock:
         return rate
 
 
-def _log_line(state: TrainState, figures: Mapping[str, float], clock: _Clock) -> dict[str, float]:
-    line = {
+def _log_line(state: TrainState, figures: Mapping[str, float], clock: _Clock) -> dict[str, Any]:
+    line: dict[str, Any] = {
         "loss": sum(state.window) / len(state.window),
         "lr": figures["lr"],
         "grad_norm": figures["grad_norm"],
@@ -374,7 +375,12 @@ def _log_line(state: TrainState, figures: Mapping[str, float], clock: _Clock) ->
         "skipped_steps": float(state.skipped_in_all),
     }
     state.window.clear()
-    return line | {key: float(value) for key, value in state.loss.stats().items()}
+    line |= {key: float(value) for key, value in state.loss.stats().items()}
+    for key, values in state.loss.histograms().items():
+        # A distribution in eleven numbers whose range need not be known: least, deciles, most.
+        deciles = torch.quantile(values.float(), torch.linspace(0, 1, 11, device=values.device))
+        line[f"{key}_deciles"] = deciles.tolist()
+    return line
 
 
 def _summary(state: TrainState, recipe: Recipe, figures: Mapping[str, float]) -> str:

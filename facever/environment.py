@@ -17,12 +17,15 @@ from facever.prepare import OpenData, Parts, budget
 Values = dict[str, Any]
 
 
-def describe(config: Config, data: OpenData, parts: Parts, parent: Path | None) -> Values:
+def describe(
+    verb: str, config: Config, data: OpenData, parts: Parts, parent: Path | None
+) -> Values:
     """Gather what `environment.json` records: versions, device, data, parameters, command."""
     import timm
 
     device = parts.recipe.device
     return {
+        "verb": verb,
         "command": sys.argv,
         "facever": facever.__version__,
         "python": platform.python_version(),
@@ -51,12 +54,12 @@ def _commit() -> str | None:
         return None
 
 
-def banner(verb: str, config: Config, environment: Values) -> str:
+def banner(config: Config, environment: Values) -> str:
     """Say in five lines what is about to run."""
     data, parameters = environment["data"], environment["parameters"]
     cap = profile(DEFAULT).parameter_cap or math.inf
     return (
-        f"facever {facever.__version__} {verb}: {config.model.backbone}, "
+        f"facever {facever.__version__} {environment['verb']}: {config.model.backbone}, "
         f"{config.model.embedding_dim}-d, loss {config.loss.name}\n"
         f"  data       {data['layout']}: {data['train']:,} images of {data['identities']:,} "
         f"identities, {data['dev']:,} dev, {data['val_pairs']:,} validation pairs\n"

@@ -6,7 +6,7 @@ loop is in `engine`, what is measured in `validate`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from facever.device import resolve_precision
 from facever.engine import TrainState, fit, stop_signals
 from facever.environment import banner, describe
 from facever.errors import ConfigError, DataError
-from facever.metrics import PairedDifference, Verification, paired_bootstrap, verification
+from facever.metrics import paired_bootstrap, verification
+from facever.optim import WeightAverage
 from facever.prepare import (
     OpenData,
     Parts,
@@ -42,7 +43,9 @@ from facever.report import write_report
 from facever.score import fuse, read_scores, write_scores
 from facever.submit import write_submission
 from facever.tracking import Tracker, note, progress
+from facever.transforms import EvalTransform
 from facever.validate import (
+    Evaluated,
     checkpoint_dev_accuracy,
     choose_pairs,
     make_embed,
@@ -166,10 +169,13 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
     if run and runs.is_finished(run):
         note(f"{run}: finished before; `--fresh` starts anew")
         return Trained(run, config, best=checkpoint.load(run / "best.pt")["metrics"]["best"])
-    data = open_data(config.data, config.engine.seed)
-    parts = build_parts(config, data)
-    environment = describe(config, data, parts, parent)
-    note(banner(verb, config, environment))
+    if parent is None and config.loss.init != "random":
+        note(f"loss.init: {config.loss.init!r} has no effect in {verb}: there is no parent")
+    data = open_data(config.data)
+    from_scratch = run is None and parent is None
+    parts = build_parts(config, data, pretrained=config.model.pretrained and from_scratch)
+    environment = describe(verb, config, data, parts, parent)
+    note(banner(config, environment))
     if ask.dry_run:
         return Trained(None, config, environment)
     if run is None:
@@ -180,20 +186,24 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
         if saved:
             parts = _resume(parts, saved, data, run)
         elif parent:
-            payload = checkpoint.load(parent)
-            checkpoint.load_weights(state.encoder, _deployed(payload), str(parent))
-            embed = make_embed(config, parts.recipe.device, parts.recipe.precision)
-            start_loss(config, data, parts, payload, embed)
+            _start_from(parent, config, data, parts)
         _fit(config, data, parts, run, environment)
         runs.mark_finished(run)
-        _show(run, config)
+        _show(run, config, data)
     return Trained(run, config, environment, best=state.best)
 
 
-def _deployed(payload: Values) -> Values:
-    """Give the weights that validation looked at: the average, where one was kept."""
-    weights: Values = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
-    return weights
+def _start_from(parent: Path, config: Config, data: OpenData, parts: Parts) -> None:
+    """Take the parent's encoder with its preprocessing, and start the loss on what it sees."""
+    payload = checkpoint.load(parent)
+    state, recipe = parts.state, parts.recipe
+    # The weights that validation looked at: the average, where one was kept.
+    weights = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
+    checkpoint.load_weights(state.encoder, weights, str(parent))
+    state.encoder.transform = EvalTransform.from_dict(payload["preprocess"])
+    if state.average:
+        state.average = WeightAverage(state.encoder, config.optim.ema)
+    start_loss(config, data, parts, payload, make_embed(config, recipe.device, recipe.precision))
 
 
 def _resume(parts: Parts, saved: Values, data: OpenData, run: Path) -> Parts:
@@ -205,12 +215,13 @@ def _resume(parts: Parts, saved: Values, data: OpenData, run: Path) -> Parts:
     began = saved["lineage"]
     if began["data"] != data.fingerprint:
         raise DataError(
-            f"{run}: the training images have changed: {began['train_images']:,} images of "
+            f"{run}: the data has changed: {began['train_images']:,} training images of "
             f"{len(saved['identities']):,} identities when it began, now {len(data.train):,} of "
-            f"{len(data.manifest.identities):,}\n"
+            f"{len(data.manifest.identities):,} (or their labels, or the validation pairs)\n"
             "  `--fresh` starts a new run; give it the same data to go on"
         )
     parts.state.load_state_dict(saved, str(run))
+    parts.state.encoder.transform = EvalTransform.from_dict(saved["preprocess"])
     recipe = parts.recipe
     precision = resolve_precision(began["precision"], recipe.device, parts.state.encoder)
     note(f"{run}: going on from step {saved['step']:,} in epoch {saved['epoch'] + 1}")
@@ -270,83 +281,14 @@ def _fit(config: Config, data: OpenData, parts: Parts, run: Path, environment: V
             tracker.close()
 
 
-def _show(run: Path, config: Config) -> None:
+def _show(run: Path, config: Config, data: OpenData) -> None:
     """Score the validation pairs with the best checkpoint, and make the report of the run."""
-    pairs = read_data(config.data, config.engine.seed).val_pairs
+    pairs = data.manifest.val_pairs
     assert pairs is not None
     path = run / "best.pt"
     (scores,) = score_checkpoints(config, [path], [checkpoint.load(path)], pairs)
     write_scores(run / "scores_val.csv", pairs.rows, scores, mated=pairs.mated)
     write_report(run)
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What labelled pairs tell about checkpoints.
-
-    Attributes:
-        checkpoints: what was measured.
-        results: of each.
-        ensemble: of the mean of their scores, where there are several.
-        comparison: paired difference of the EERs of the first two, where it was asked for.
-        dev: `dev_accuracy_<loss>` of the first, where the data has dev images.
-    """
-
-    checkpoints: Sequence[str]
-    results: Sequence[Verification]
-    ensemble: Verification | None = None
-    comparison: PairedDifference | None = None
-    dev: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def final(self) -> Verification:
-        """The ensemble's result, or the only one."""
-        return self.ensemble or self.results[0]
-
-    def to_json(self) -> Values:
-        """Give the final result's fields, and each checkpoint's where there are several."""
-        values = {**self.final.to_json(), **self.dev, "checkpoints": list(self.checkpoints)}
-        if self.ensemble:
-            values["results"] = [result.to_json() for result in self.results]
-        if self.comparison:
-            values["comparison"] = asdict(self.comparison)
-        return values
-
-    def to_text(self) -> str:
-        """Say it in lines for people; rates in percent."""
-        lines = [_line(name, r) for name, r in zip(self.checkpoints, self.results, strict=True)]
-        if self.ensemble:
-            lines.append(_line("mean of their scores", self.ensemble))
-        final = self.final
-        lines += [
-            f"  threshold at EER  {final.threshold:.4f}",
-            f"  AUC               {final.auc:.4f}",
-            f"  pair accuracy     {final.accuracy:.2%} at its best threshold",
-        ]
-        for far, tar in final.tar_at_far.items():
-            lines.append(f"  TAR at FAR {far:<6g} {tar:.2%} (FAR is FMR, TAR is 1 - FNMR)")
-        if final.folds:
-            folds = final.folds
-            lines.append(
-                f"  {folds['count']:.0f}-fold accuracy  {folds['accuracy']:.2%} "
-                f"+- {folds['standard_error']:.2%}"
-            )
-        for name, share in self.dev.items():
-            lines.append(f"  {name:<17} {share:.2%}")
-        if self.comparison:
-            c = self.comparison
-            lines.append(
-                f"  difference of EER {100 * c.difference:+.2f} points "
-                f"(95 %: {100 * c.low:+.2f} to {100 * c.high:+.2f}), p = {c.p_value:.3f}"
-            )
-        return "\n".join(lines)
-
-
-def _line(name: str, result: Verification) -> str:
-    return (
-        f"{name}: EER {result.eer:.2%} (95 %: {result.eer_low:.2%} to {result.eer_high:.2%}) on "
-        f"{result.n_mated:,} mated and {result.n_non_mated:,} non-mated pairs"
-    )
 
 
 def evaluate(
@@ -367,7 +309,8 @@ def evaluate(
         raise ConfigError(f"--compare: {len(checkpoints)} checkpoints given; expected 2")
     payloads = [checkpoint.load(path) for path in checkpoints]
     config = resolve([_inherited(payloads[0]), *ask.layers], ask.assignments)
-    chosen = choose_pairs(config, pairs, images, "val_pairs")
+    manifest = None if pairs else read_data(config.data)
+    chosen = choose_pairs(manifest, pairs, images, "val_pairs")
     if not chosen.labelled:
         raise DataError(
             f"{chosen.source or chosen.root}: not every pair has a label\n"
@@ -393,7 +336,7 @@ def evaluate(
         [measure(each) for each in scores],
         ensemble=measure(fuse(scores)) if len(scores) > 1 else None,
         comparison=comparison,
-        dev={} if pairs else checkpoint_dev_accuracy(config, checkpoints[0], payloads[0]),
+        dev=checkpoint_dev_accuracy(config, manifest, checkpoints[0], payloads[0]),
     )
 
 
@@ -433,6 +376,7 @@ def submit(
     images: Path | None = None,
     output: Path | None = None,
     competition: str = DEFAULT,
+    sample: Path | None = None,
 ) -> Submitted:
     """Score the test pairs and write the CSV, linted; several checkpoints are an ensemble.
 
@@ -440,10 +384,11 @@ def submit(
         DataError: no test pairs, or images that are absent.
         CheckFailed: the competition would reject the file; nothing is written.
     """
-    rules = profile(competition)
+    rules = profile(competition, sample)
     payloads = [checkpoint.load(path) for path in checkpoints]
     config = resolve([_inherited(payloads[0]), *ask.layers], ask.assignments)
-    test = choose_pairs(config, pairs, images, "test_pairs")
+    manifest = None if pairs else read_data(config.data)
+    test = choose_pairs(manifest, pairs, images, "test_pairs")
     measured = _validation(config, checkpoints, payloads, ask)
     scores = fuse(score_checkpoints(config, checkpoints, payloads, test))
     path = output or Path("submissions") / f"{checkpoints[0].resolve().parent.name}.csv"
@@ -464,16 +409,14 @@ def _validation(
 ) -> Values | None:
     """Give the validation figures that a submission's side-car states.
 
-    One checkpoint was measured when it was saved; an ensemble is measured now.
+    A checkpoint that was saved after a validation knows its figures; others, and ensembles, are
+    measured now.
     """
-    if len(payloads) == 1:
-        figures = payloads[0]["metrics"]["last"]
-        if not figures:
-            return None
-        return {key.lower(): figures[key] / 100 for key in ("EER", "EER_low", "EER_high")}
-    manifest = read_data(config.data, config.engine.seed)
-    if manifest.val_pairs is None or not manifest.val_pairs.labelled:
+    metrics = payloads[0]["metrics"]["last"]
+    if len(payloads) == 1 and metrics.get("epoch") == payloads[0]["epoch"]:
+        return {key.lower(): metrics[key] / 100 for key in ("EER", "EER_low", "EER_high")}
+    pairs = read_data(config.data).val_pairs
+    if pairs is None or not pairs.labelled:
         return None
-    result = evaluate(checkpoints, ask).ensemble
-    assert result is not None
+    result = evaluate(checkpoints, ask).final
     return {"eer": result.eer, "eer_low": result.eer_low, "eer_high": result.eer_high}

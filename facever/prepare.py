@@ -4,6 +4,7 @@ Data that is opened and checked, an encoder and a loss on their device, an optim
 schedule. Nothing here trains or writes results.
 """
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -95,7 +96,7 @@ class OpenData:
     dev: ImageDataset | None
     val: ImagePairDataset | None
     fingerprint: str
-    """of the training images: names, sizes and dates"""
+    """of the training images' names, sizes and labels, and of the validation pairs"""
 
     def labelled_pairs(self) -> ImagePairDataset:
         """Give the pairs by which the best epoch is chosen.
@@ -124,13 +125,15 @@ class OpenData:
         }
 
 
-def read_data(data: Data, seed: int) -> Manifest:
+def read_data(data: Data) -> Manifest:
     """Read the manifest, tell its notes, and leave damaged images out where that is asked for.
 
     Raises:
         DataError: nothing found, files that contradict each other, more damage than 5 %.
     """
-    manifest = read_manifest(data.root, layout=data.layout, identities=data.identities, seed=seed)
+    manifest = read_manifest(
+        data.root, layout=data.layout, identities=data.identities, seed=data.split_seed
+    )
     for line in manifest.notes:
         note(f"data: {line}")
     if data.on_error == "skip":
@@ -159,13 +162,13 @@ def _without_damaged(manifest: Manifest, limit: float) -> Manifest:
     return replace(manifest, **kept)
 
 
-def open_data(data: Data, seed: int) -> OpenData:
+def open_data(data: Data) -> OpenData:
     """Open the images of train, dev and the validation pairs.
 
     Raises:
         DataError: as `read_data`; too little to train on; a damaged image.
     """
-    manifest = read_data(data, seed)
+    manifest = read_data(data)
     if len(manifest.identities) < 2 or len(manifest.train) < 4:
         raise DataError(
             f"{data.root}: {len(manifest.train)} training images of "
@@ -176,8 +179,17 @@ def open_data(data: Data, seed: int) -> OpenData:
         train=ImageDataset(manifest, "train", image_size=data.image_size, pack=data.pack),
         dev=open_dev(manifest, data),
         val=open_pairs(manifest.val_pairs, data) if manifest.val_pairs else None,
-        fingerprint=fingerprint(manifest.root, manifest.train.paths),
+        fingerprint=_fingerprint(manifest),
     )
+
+
+def _fingerprint(manifest: Manifest) -> str:
+    """Hash what a run's result rests on: training images and labels, and validation pairs."""
+    digest = hashlib.sha256(fingerprint(manifest.root, manifest.train.paths).encode())
+    digest.update(repr(manifest.identities).encode() + manifest.train.labels.tobytes())
+    if manifest.val_pairs is not None:
+        digest.update(manifest.val_pairs.sha256.encode())
+    return digest.hexdigest()
 
 
 def open_dev(manifest: Manifest, data: Data) -> ImageDataset | None:
@@ -209,8 +221,13 @@ class Parts:
     steps_per_epoch: int
 
 
-def build_parts(config: Config, data: OpenData) -> Parts:
+def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
     """Build encoder, loss, optimiser and schedule, all a function of the seed.
+
+    Args:
+        config: the resolved configuration.
+        data: what is trained on.
+        pretrained: start from timm's weights; not where a checkpoint's will take their place.
 
     Raises:
         ConfigError: a backbone, device or precision that cannot be had; P x K batches that the
@@ -219,7 +236,8 @@ def build_parts(config: Config, data: OpenData) -> Parts:
     torch.manual_seed(config.engine.seed)
     torch.use_deterministic_algorithms(config.engine.deterministic)
     device = resolve_device(config.engine.device)
-    encoder = build_encoder(**config.model.model_dump(), image_size=config.data.image_size)
+    model = config.model.model_dump() | {"pretrained": pretrained}
+    encoder = build_encoder(**model, image_size=config.data.image_size)
     loss = make_loss(config.loss, config.model.embedding_dim, len(data.manifest.identities))
     encoder.to(device)
     loss.to(device)
@@ -401,9 +419,9 @@ def _copy_classifier(loss: Loss, parent: Mapping[str, Any], identities: Sequence
     loss.initialise(head.prototypes.detach().to(next(loss.parameters()).device))
 
 
-def pack_all(data: Data, seed: int) -> dict[str, Any]:
+def pack_all(data: Data) -> dict[str, Any]:
     """Decode every image of a data set into packs, and count what there is."""
-    opened = open_data(data, seed)
+    opened = open_data(data)
     if opened.manifest.test_pairs is not None:
         open_pairs(opened.manifest.test_pairs, data)
     return opened.describe()

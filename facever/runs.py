@@ -136,9 +136,10 @@ def parent_of(run: Path) -> Path | None:
 
 
 def list_runs(verb: str | None = None, root: Path = CHECKPOINTS) -> list[Path]:
-    """List the runs, oldest first; of one verb, those named `<verb>-<n>`."""
-    pattern = f"{verb}-*" if verb else "*"
-    runs = [path.parent for path in root.glob(f"{pattern}/config.yaml")]
+    """List the runs, oldest first; of one verb, whatever they are called."""
+    runs = [path.parent for path in root.glob("*/config.yaml")]
+    if verb is not None:
+        runs = [run for run in runs if read_environment(run).get("verb") == verb]
     return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, _number(run)))
 
 
@@ -225,6 +226,6 @@ def locked(run: Path) -> Iterator[None]:
 
 def _remove_temporaries(run: Path) -> None:
     """Remove what a process killed in the middle of a save left behind."""
-    for path in run.glob(".*.tmp"):
+    for path in run.glob(".*.tmp*"):
         with contextlib.suppress(OSError):
             path.unlink()

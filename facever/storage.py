@@ -7,7 +7,7 @@ fsynced: a kill at any moment leaves the old file or the new one.
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,14 +34,17 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         _fsync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         # torch.save turns a full disk into a RuntimeError of its zip writer.
-        if temporary.exists():
+        with suppress(OSError):
             written = max(written, temporary.stat().st_size)
-            temporary.unlink(missing_ok=True)
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise StorageError(
             f"{path}: could not be written after {written:,} bytes: {reason}\n"
             "  what was there before is intact; free some space, or name another folder"
         ) from error
+    finally:
+        # Renamed, it is gone; left by an error or a Ctrl-C, it is nobody's.
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _fsync_folder(folder: Path) -> None:

@@ -158,10 +158,10 @@ class Tracker:
         for line in lines:
             self._copy(line)
 
-    def log(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Write one line; a value that is not finite becomes null, for JSON has none."""
+    def log(self, step: int, epoch: int, values: Mapping[str, float | list[float]]) -> None:
+        """Write one line; a number that is not finite becomes null, for JSON has none."""
         line: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 3)}
-        line |= {k: v if math.isfinite(v) else None for k, v in values.items()}
+        line |= {key: _jsonable(value) for key, value in values.items()}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         self._copy(line)
@@ -191,6 +191,12 @@ class Tracker:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             note(f"warning: {name} is off for the rest of this run ({reason}); "
                  f"{self.path.name} is complete")  # fmt: skip
+
+
+def _jsonable(value: float | list[float]) -> Any:
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    return value if math.isfinite(value) else None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -249,7 +255,7 @@ class _TensorBoard:
 
     def log(self, line: Mapping[str, Any]) -> None:
         for key, value in line.items():
-            if key not in ("step", "time", "epoch") and value is not None:
+            if key not in ("step", "time", "epoch") and isinstance(value, int | float):
                 self.writer.add_scalar(key, value, line["step"], walltime=line["time"])
 
     def close(self) -> None:

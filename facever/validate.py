@@ -4,7 +4,8 @@
 checkpoint, `evaluate` and `submit` all see the same numbers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +17,15 @@ from torch import nn
 
 from facever.config import Config
 from facever.data.datasets import ImageDataset, ImagePairDataset
-from facever.data.lists import PairList
+from facever.data.lists import Manifest, PairList
 from facever.data.pairfiles import read_pairs
 from facever.device import resolve_device, resolve_precision
 from facever.embed import embed_images, embedder_of
 from facever.encoder import Encoder
 from facever.errors import DataError
-from facever.losses import Loss
-from facever.metrics import verification
-from facever.prepare import Embed, open_dev, open_pairs, read_data, saved_loss
+from facever.losses import Loss, SumLoss
+from facever.metrics import PairedDifference, Verification, verification
+from facever.prepare import Embed, open_dev, open_pairs, saved_loss
 from facever.score import cosine_scores
 from facever.tracking import progress
 
@@ -56,7 +57,7 @@ def make_validate(
         assert isinstance(network, Encoder)
         figures = pair_figures(config, embed, network, pairs)
         if dev is not None and loss.classifies:
-            figures[f"dev_accuracy_{config.loss.name}"] = dev_accuracy(embed, network, loss, dev)
+            figures[dev_key(loss, config.loss.name)] = dev_accuracy(embed, network, loss, dev)
         return figures
 
     return validate
@@ -105,15 +106,17 @@ def dev_accuracy(embed: Embed, encoder: Encoder, loss: Loss, dev: ImageDataset) 
     return float((torch.cat(guesses).numpy() == dev.labels).mean())
 
 
-def choose_pairs(config: Config, pairs: Path | None, images: Path | None, split: str) -> PairList:
+def choose_pairs(
+    manifest: Manifest | None, pairs: Path | None, images: Path | None, split: str
+) -> PairList:
     """Read a pair file, or take the data's own pairs.
 
     Raises:
         DataError: the data has none.
     """
-    if pairs is not None:
+    if pairs is not None or manifest is None:
+        assert pairs is not None
         return read_pairs(pairs, images if images is not None else pairs.parent)
-    manifest = read_data(config.data, config.engine.seed)
     chosen: PairList | None = getattr(manifest, split)
     if chosen is None:
         raise DataError(
@@ -142,17 +145,102 @@ def scorer(config: Config, path: Path, payload: Values) -> tuple[Encoder, Embed]
     encoder = embedder_of(path, payload, device).encoder
     if config.engine.channels_last:
         encoder.to(memory_format=torch.channels_last)
-    precision = resolve_precision(config.engine.precision, device, encoder)
-    return encoder, make_embed(config, device, precision)
+    # What was trained and validated in float32 is measured in it.
+    exact = config.engine.precision == "auto" and payload["lineage"]["precision"] == "fp32"
+    wanted = "fp32" if exact else config.engine.precision
+    return encoder, make_embed(config, device, resolve_precision(wanted, device, encoder))
 
 
-def checkpoint_dev_accuracy(config: Config, path: Path, payload: Values) -> dict[str, float]:
-    """Measure a checkpoint's accuracy on dev images, named after the head that gave it."""
+def checkpoint_dev_accuracy(
+    config: Config, manifest: Manifest | None, path: Path, payload: Values
+) -> dict[str, float]:
+    """Measure a checkpoint's accuracy on dev images, named after the head that gave it.
+
+    Empty where there is no dev set of the identities that it was trained on, or no classifier.
+    """
     loss = saved_loss(payload, str(path))
-    dev = open_dev(read_data(config.data, config.engine.seed), config.data)
-    if not loss.classifies or dev is None or dev.identities != tuple(payload["identities"]):
+    if manifest is None or manifest.identities != tuple(payload["identities"]):
+        return {}
+    dev = open_dev(manifest, config.data)
+    if dev is None or not loss.classifies:
         return {}
     encoder, embed = scorer(config, path, payload)
     loss.to(next(encoder.parameters()).device)
     name = payload["config"]["loss"]["name"]
-    return {f"dev_accuracy_{name}": dev_accuracy(embed, encoder, loss, dev)}
+    return {dev_key(loss, name): dev_accuracy(embed, encoder, loss, dev)}
+
+
+def dev_key(loss: Loss, name: str) -> str:
+    """Name the accuracy after the head that gives it; of a sum, its first classifier."""
+    if isinstance(loss, SumLoss):
+        name = next(name for name, term in loss.losses().items() if term.classifies)
+    return f"dev_accuracy_{name}"
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What labelled pairs tell about checkpoints.
+
+    Attributes:
+        checkpoints: what was measured.
+        results: of each.
+        ensemble: of the mean of their scores, where there are several.
+        comparison: paired difference of the EERs of the first two, where it was asked for.
+        dev: `dev_accuracy_<loss>` of the first, where the data has dev images.
+    """
+
+    checkpoints: Sequence[str]
+    results: Sequence[Verification]
+    ensemble: Verification | None = None
+    comparison: PairedDifference | None = None
+    dev: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def final(self) -> Verification:
+        """The ensemble's result, or the only one."""
+        return self.ensemble or self.results[0]
+
+    def to_json(self) -> Values:
+        """Give the final result's fields, and each checkpoint's where there are several."""
+        values = {**self.final.to_json(), **self.dev, "checkpoints": list(self.checkpoints)}
+        if self.ensemble:
+            values["results"] = [result.to_json() for result in self.results]
+        if self.comparison:
+            values["comparison"] = asdict(self.comparison)
+        return values
+
+    def to_text(self) -> str:
+        """Say it in lines for people; rates in percent."""
+        lines = [_line(name, r) for name, r in zip(self.checkpoints, self.results, strict=True)]
+        if self.ensemble:
+            lines.append(_line("mean of their scores", self.ensemble))
+        final = self.final
+        lines += [
+            f"  threshold at EER  {final.threshold:.4f}",
+            f"  AUC               {final.auc:.4f}",
+            f"  pair accuracy     {final.accuracy:.2%} at its best threshold",
+        ]
+        for far, tar in final.tar_at_far.items():
+            lines.append(f"  TAR at FAR {far:<6g} {tar:.2%} (FAR is FMR, TAR is 1 - FNMR)")
+        if final.folds:
+            folds = final.folds
+            lines.append(
+                f"  {folds['count']:.0f}-fold accuracy  {folds['accuracy']:.2%} "
+                f"+- {folds['standard_error']:.2%}"
+            )
+        for name, share in self.dev.items():
+            lines.append(f"  {name:<17} {share:.2%}")
+        if self.comparison:
+            c = self.comparison
+            lines.append(
+                f"  difference of EER {100 * c.difference:+.2f} points "
+                f"(95 %: {100 * c.low:+.2f} to {100 * c.high:+.2f}), p = {c.p_value:.3f}"
+            )
+        return "\n".join(lines)
+
+
+def _line(name: str, result: Verification) -> str:
+    return (
+        f"{name}: EER {result.eer:.2%} (95 %: {result.eer_low:.2%} to {result.eer_high:.2%}) on "
+        f"{result.n_mated:,} mated and {result.n_non_mated:,} non-mated pairs"
+    )

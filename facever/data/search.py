@@ -44,7 +44,7 @@ def find_layout(root: Path, name: str) -> tuple[Path, Reader]:
     if not root.is_dir():
         raise DataError(
             f"{root}: no such folder\n  expected a folder of face images; "
-            f"`facever data synth {root}` makes one, `facever data fetch` downloads one"
+            f"`facever data synth {root}` makes one"
         )
     level, links = [root], list[str]()
     for _ in range(_DEPTH + 1):

@@ -1,0 +1,138 @@
+"""Files that appear whole or not at all (B2, B6, B13 of reliability.md)."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from process_helpers import file_size_limit
+
+from facever.errors import StorageError
+from facever.storage import replacing, write_json, write_text
+
+
+def start(code: str, *arguments: object) -> subprocess.Popen[str]:
+    """Run Python code that imports no torch in a process of its own."""
+    head = "import os, resource, signal, sys\nfrom pathlib import Path\n"
+    head += "from facever.storage import replacing\npath = Path(sys.argv[1])\n"
+    command = [sys.executable, "-c", head + code, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_the_file_holds_what_was_written_and_nothing_else_is_left(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.bin"
+    with replacing(path) as file:
+        file.write(b"one")
+        assert not path.exists()
+    assert path.read_bytes() == b"one"
+    with replacing(path) as file:
+        file.write(b"2")
+        assert path.read_bytes() == b"one"
+    assert path.read_bytes() == b"2"
+    assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_killed_between_write_and_rename_the_old_file_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    code = """
+with replacing(path) as file:
+    file.write(b"new" * 100_000)
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    process = start(code, path)
+    process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    assert {p.name for p in tmp_path.iterdir() if p.name[0] != "."} == {"a.bin"}
+
+
+def test_killed_at_any_moment_the_file_is_one_of_those_written(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    code = """
+print("ready", flush=True)
+for i in range(10**9):
+    with replacing(path) as file:
+        for _ in range(8):
+            file.write(bytes([i % 256]) * 8192)
+"""
+    seen = set()
+    for delay in (0.011, 0.023, 0.037, 0.053):
+        process = start(code, path)
+        assert process.stdout
+        assert process.stdout.readline() == "ready\n"
+        deadline = time.monotonic() + 60
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        time.sleep(delay)
+        process.kill()
+        process.communicate(timeout=60)
+        content = path.read_bytes()
+        assert len(content) == 8 * 8192
+        assert len(set(content)) == 1
+        seen.add(content[0])
+    assert len(seen) > 1
+
+
+def test_a_full_disk_is_an_error_with_path_and_bytes_and_the_old_file_stays(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with file_size_limit(100_000), pytest.raises(StorageError) as caught, replacing(path) as file:
+        for _ in range(100):
+            file.write(b"x" * 10_000)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: could not be written after ")
+    assert 0 < int(message.split()[6].replace(",", "")) <= 100_000
+    assert "too large" in message.splitlines()[0]
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_full_disk_in_another_process_ends_it_with_the_error(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    code = """
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+with replacing(path) as file:
+    file.write(b"x" * 200_000)
+"""
+    process = start(code, path)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"StorageError: {path}: could not be written after" in errors
+    assert path.read_bytes() == b"old"
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(StorageError, match=r"a\.txt: could not be written after 0 bytes"):
+        write_text(tmp_path / "file" / "a.txt", "text")
+
+
+def test_a_failing_writer_leaves_the_old_file_and_no_half_of_the_new(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    for error in (KeyboardInterrupt(), ValueError("mine"), SystemExit(3)):
+        with pytest.raises(type(error)), replacing(path) as file:
+            file.write(b"half")
+            raise error
+        assert path.read_text() == "old"
+        assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_text_is_utf_8_with_its_line_ends_as_given(tmp_path: Path) -> None:
+    assert write_text(tmp_path / "a.txt", "é😀\r\n\n") == tmp_path / "a.txt"
+    assert (tmp_path / "a.txt").read_bytes() == "é😀\r\n\n".encode()
+    values = {"a": [1, 2.5, None, "é"], "b": {"c": True}}
+    assert json.loads(write_json(str(tmp_path / "a.json"), values).read_text()) == values
+
+
+def test_the_longest_file_name_says_so(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="could not be written"):
+        write_text(tmp_path / ("x" * 255), "the temporary's name is longer")
