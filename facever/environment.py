@@ -3,6 +3,7 @@
 import math
 import platform
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,6 @@ def describe(
     verb: str, config: Config, data: OpenData, parts: Parts, parent: Path | None
 ) -> Values:
     """Gather what `environment.json` records: versions, device, data, parameters, command."""
-    import timm
-
     device = parts.recipe.device
     return {
         "verb": verb,
@@ -30,7 +29,7 @@ def describe(
         "facever": facever.__version__,
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "timm": timm.__version__,
+        "timm": version("timm"),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "precision": parts.recipe.precision,

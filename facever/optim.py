@@ -49,10 +49,11 @@ def build_optimizer(
     name: str, groups: list[dict[str, Any]], *, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
     """Build `sgd` (Nesterov, where there is momentum) or `adamw` over the groups."""
-    on_gpu = any(p.is_cuda for group in groups for p in group["params"])
+    # One pass over the memory in place of five, on both kinds of device that have it.
+    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
     if name == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=on_gpu)
-    return torch.optim.AdamW(groups, betas=(momentum, 0.999), fused=on_gpu)
+        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    return torch.optim.AdamW(groups, betas=(momentum, 0.999), fused=fused)
 
 
 def build_schedule(

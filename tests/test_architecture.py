@@ -28,7 +28,7 @@ FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in room
 # Rooms that may import a library; nobody else does.
 HOMES = {
     "wandb": {"tracking"},
-    "timm": {"encoder", "environment"},
+    "timm": {"encoder"},
     "albumentations": {"transforms"},
     "typer": {"cli"},
     "rich": {"cli", "tracking"},
