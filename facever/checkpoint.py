@@ -10,6 +10,7 @@ SHA-256 in a side-car. Killed anywhere, there is a whole `last.pt`, old or new.
 import hashlib
 import os
 import shutil
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -114,7 +115,7 @@ def load(path: Path | str) -> dict[str, Any]:
         payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: refused: {_reason(error)}\n  expected a checkpoint written by facever"
+            f"{path}: refused: {_reason(path, error)}\n  expected a checkpoint written by facever"
         ) from None
     return _validated(path, payload)
 
@@ -122,7 +123,7 @@ def load(path: Path | str) -> dict[str, Any]:
 def _verify_digest(path: Path) -> None:
     """Compare a file with its side-car, where it has one: a flipped bit loads without a word."""
     side_car = _side_car(path)
-    if side_car.exists() and side_car.read_text().strip() != file_digest(path):
+    if side_car.exists() and side_car.read_bytes().strip() != file_digest(path).encode():
         raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {side_car.name}")
 
 
@@ -132,9 +133,10 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if "Unsupported" in text or "WeightsUnpickler" in text or "weights_only" in text.lower():
+def _reason(path: Path, error: Exception) -> str:
+    text = str(error).lower()
+    # torch takes what is no zip file for a bare pickle, and speaks of weights_only there too.
+    if zipfile.is_zipfile(path) and ("unsupported" in text or "weights_only" in text):
         return "it holds objects other than tensors and primitives, which could run code"
     return "damaged, or no checkpoint"
 

@@ -230,8 +230,10 @@ def data_inspect(
     """Tell what is in a folder, in which dialect, and what is broken."""
     from facever.data.inspect import inspect
     from facever.errors import CheckFailed
+    from facever.tracking import progress
 
-    report = inspect(directory)
+    with progress("reading") as advance:
+        report = inspect(directory, progress=advance)
     problems = [f"problem: {line}" for line in report.problems] or ["no problems"]
     _tell(
         {**report.facts, "problems": report.problems},
@@ -399,9 +401,13 @@ def _tell(answer: Mapping[str, Any], json_file: Path | None, text: str) -> None:
 
 
 def _table(facts: Mapping[str, Any]) -> str:
-    """Align names and values in two columns."""
-    width = max(len(name) for name in facts)
-    return "\n".join(f"{name:<{width}}  {_shown(value)}" for name, value in facts.items())
+    """Align names and values in two columns; nested ones get dotted names, empty ones none."""
+    from facever.config import flatten
+
+    rows = [(name, _shown(value)) for name, value in flatten(facts).items()]
+    rows = [(name, text) for name, text in rows if text]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 
 def _shown(value: Any) -> str:
@@ -409,7 +415,10 @@ def _shown(value: Any) -> str:
         return f"{value:.6g}"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
-    return str(value)
+    if isinstance(value, list | dict):
+        first = ", ".join(_shown(item) for item in value[:3]) if isinstance(value, list) else ""
+        return f"{len(value):,}: {first}{', ...' if len(value) > 3 else ''}" if value else ""
+    return "" if value is None else str(value)
 
 
 def _tell_trained(answer: "Trained", json_file: Path | None, following: str) -> None:

@@ -1,0 +1,242 @@
+"""metrics.jsonl is the truth, and its copies may fail (B12 of reliability.md)."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from facever import tracking
+from facever.tracking import Tracker, duration, progress, read_metrics
+
+NAN, INF = float("nan"), float("inf")
+
+
+def make_tracker(run: Path, step: int = 0, **options: Any) -> Tracker:
+    return Tracker(run, step=step, config={"optim": {"lr": 0.1}}, **options)
+
+
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_each_line_is_one_json_object_with_step_epoch_and_time(tmp_path: Path) -> None:
+    before = time.time()
+    tracker = make_tracker(tmp_path)
+    tracker.log(20, 0, {"loss": 2.5, "lr": 0.1})
+    # On disk at once: a kill loses nothing that was logged.
+    assert len(lines_of(tmp_path)) == 1
+    tracker.log(40, 1, {"EER": 12.5})
+    tracker.close()
+    first, second = lines_of(tmp_path)
+    assert first.pop("time") == pytest.approx(before, abs=10)
+    assert first == {"step": 20, "epoch": 0, "loss": 2.5, "lr": 0.1}
+    assert (second["step"], second["epoch"], second["EER"]) == (40, 1, 12.5)
+    assert read_metrics(tmp_path)[1] == second
+
+
+def test_what_is_not_finite_becomes_null(tmp_path: Path) -> None:
+    tracker = make_tracker(tmp_path)
+    tracker.log(1, 0, {"loss": NAN, "grad_norm": INF, "norms_deciles": [0.5, NAN, -INF]})
+    tracker.close()
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    (line,) = lines_of(tmp_path)
+    assert (line["loss"], line["grad_norm"]) == (None, None)
+    assert line["norms_deciles"] == [0.5, None, None]
+
+
+def test_lines_past_the_restored_step_are_cut(tmp_path: Path) -> None:
+    """A killed run had gone on to step 60 after its checkpoint of step 40."""
+    tracker = make_tracker(tmp_path)
+    for step in (20, 40, 60):
+        tracker.log(step, 0, {"loss": float(step)})
+    resumed = make_tracker(tmp_path, step=40)
+    resumed.log(60, 0, {"loss": 61.0})
+    resumed.close()
+    assert [(line["step"], line["loss"]) for line in lines_of(tmp_path)] == [
+        (20, 20.0), (40, 40.0), (60, 61.0),
+    ]  # fmt: skip
+    fresh = make_tracker(tmp_path, step=0)
+    fresh.close()
+    assert lines_of(tmp_path) == []
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+@pytest.mark.parametrize("cut", range(1, 20, 3))
+def test_a_last_line_cut_off_by_a_kill_is_left_out_and_mended(tmp_path: Path, cut: int) -> None:
+    tracker = make_tracker(tmp_path)
+    tracker.log(20, 0, {"loss": 2.0})
+    tracker.log(40, 0, {"loss": 1.0})
+    tracker.close()
+    path = tmp_path / "metrics.jsonl"
+    os.truncate(path, path.stat().st_size - 1 - cut)
+    assert [line["step"] for line in read_metrics(tmp_path)] == [20]
+    resumed = make_tracker(tmp_path, step=40)
+    resumed.log(60, 0, {"loss": 0.5})
+    resumed.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == [20, 60]
+
+
+def test_what_is_no_line_of_metrics_is_left_out(tmp_path: Path) -> None:
+    assert read_metrics(tmp_path) == []
+    (tmp_path / "metrics.jsonl").write_text('\n[1]\n{"a": 1}\n{"step": "x"}\n{"step": 3}\n{"st')
+    assert read_metrics(tmp_path) == [{"step": 3}]
+
+
+class Failing:
+    """A sink that breaks at its third line."""
+
+    def __init__(self) -> None:
+        self.lines: list[Any] = []
+
+    def log(self, line: Any) -> None:
+        if len(self.lines) == 2:
+            raise ConnectionError("the server is gone\nand more")
+        self.lines.append(line)
+
+    def close(self) -> None:
+        raise AssertionError("it was given up before")
+
+
+def test_a_copy_that_fails_costs_one_warning_and_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sink = Failing()
+    monkeypatch.setattr(tracking, "_TensorBoard", lambda run: sink)
+    tracker = make_tracker(tmp_path, tensorboard=True)
+    for step in range(6):
+        tracker.log(step, 0, {"loss": 1.0})
+    tracker.close()
+    assert [line["step"] for line in lines_of(tmp_path)] == list(range(6))
+    assert [line["step"] for line in sink.lines] == [0, 1]
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "warning: TensorBoard is off for the rest of this run (the server is gone); "
+        "metrics.jsonl is complete"
+    ]
+
+
+CODE = """
+import sys
+from pathlib import Path
+from facever.tracking import Tracker
+tracker = Tracker(Path(sys.argv[1]), step=0, config={}, wandb=sys.argv[2])
+for step in range(3):
+    tracker.log(step, 0, {"loss": 1.0, "EER": 30.0 - step})
+tracker.close()
+print("ended well")
+"""
+
+
+def track_elsewhere(
+    run: Path, mode: str, modules: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Log three lines with W&B in a process without keys, network or torch."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("WANDB")}
+    environment |= {"HOME": str(run), "NETRC": str(run / "netrc")}
+    if modules:
+        environment["PYTHONPATH"] = str(modules)
+    command = [sys.executable, "-c", CODE, str(run), mode]
+    done = subprocess.run(
+        command, env=environment, cwd=run, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "ended well\n", done.stderr
+    return done
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "raise ImportError('not installed')",
+        "def init(**_): raise RuntimeError('no server')\nclass Settings:\n"
+        "    def __init__(self, **_): pass",
+        "class Settings:\n    def __init__(self, **_): pass\nclass Run:\n"
+        "    def define_metric(self, *_, **__): pass\n"
+        "    def log(self, *_, **__): raise RuntimeError('server fails')\n"
+        "def init(**_): return Run()",
+    ],
+    ids=["absent", "refusing", "failing"],
+)
+@pytest.mark.parametrize("mode", ["offline"])
+def test_without_a_working_wandb_the_run_ends_well_with_one_warning(
+    tmp_path: Path, module: str, mode: str
+) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "wandb.py").write_text(module)
+    done = track_elsewhere(tmp_path, mode, modules)
+    assert [line["step"] for line in lines_of(tmp_path)] == [0, 1, 2]
+    assert done.stderr.count("warning: W&B is off for the rest of this run") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_wandb_off_imports_nothing_of_it(tmp_path: Path) -> None:
+    modules = tmp_path / "modules"
+    modules.mkdir()
+    (modules / "wandb.py").write_text("raise SystemExit('imported')")
+    assert track_elsewhere(tmp_path, "off", modules).stderr == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["offline", "online"])
+def test_wandb_writes_into_the_run_without_a_network_or_a_key(tmp_path: Path, mode: str) -> None:
+    """The competition's tooling sorts W&B runs by `EER`, so it must be called just that."""
+    started = time.monotonic()
+    done = track_elsewhere(tmp_path, mode)
+    assert time.monotonic() - started < 100
+    (record,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert b"EER" in record.read_bytes()
+    assert len(lines_of(tmp_path)) == 3
+    assert ("has no API key" in done.stderr) == (mode == "online")
+    assert "is off for the rest" not in done.stderr
+
+
+def test_tensorboard_gets_every_number_at_its_step(tmp_path: Path) -> None:
+    tracker = make_tracker(tmp_path, tensorboard=True)
+    tracker.log(20, 0, {"loss": 2.5, "grad_norm": NAN, "norms_deciles": [1.0, 2.0]})
+    tracker.log(40, 1, {"loss": 1.5, "EER": 30.0})
+    tracker.close()
+    # Resumed at step 20: the whole curve is there again, once.
+    resumed = make_tracker(tmp_path, step=20, tensorboard=True)
+    resumed.log(40, 1, {"loss": 1.25})
+    resumed.close()
+    newest = max((tmp_path / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(newest))
+    events.Reload()
+    assert [(e.step, e.value) for e in events.Scalars("loss")] == [(20, 2.5), (40, 1.25)]
+    assert "grad_norm" not in events.Tags()["scalars"]
+
+
+def test_a_log_gets_a_progress_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images that an earlier process did are not counted as speed."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with progress("train-1") as report:
+        report(5000, 10_000)
+        for _ in range(70):
+            now[0] += 1
+            report(5000 + 10 * int(now[0] - 1000), 10_000, "loss 2.0")
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        "train-1: 5,300 of 10,000 images, 10/s, 7:50 left, loss 2.0",
+        "train-1: 5,600 of 10,000 images, 10/s, 7:20 left, loss 2.0",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0:00"), (59.6, "1:00"), (61, "1:01"), (3599, "59:59"), (3600, "1:00:00"),
+     (90061, "25:01:01")],
+)  # fmt: skip
+def test_durations_are_written_as_clocks_do(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
