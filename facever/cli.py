@@ -39,12 +39,12 @@ app.add_typer(data_app, name="data")
 
 Assignments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[key=value]...", help="Settings, e.g. data.root=data/hw2p2."),
+    typer.Argument(metavar="key=value", help="Settings, e.g. data.root=data/hw2p2."),
 ]
 Mixed = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[CKPT]... [key=value]...", help="Checkpoints (default: the newest best.pt)."
+        metavar="CKPT|key=value", help="Checkpoints (the newest best.pt where none) and settings."
     ),
 ]
 ConfigFile = Annotated[

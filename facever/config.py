@@ -234,6 +234,15 @@ FINETUNE: Values = {
 }
 FINETUNE_LOSS_PARAMS: dict[str, Values] = {"adaface": {"ema_init": "data"}}
 
+
+def finetune_params(name: str) -> Values:
+    """Give the parameters that `finetune` has for a loss, or for each loss of a sum."""
+    if "+" not in name and "*" not in name:
+        return FINETUNE_LOSS_PARAMS.get(name, {})
+    terms = [term.rpartition("*")[2].strip() for term in name.split("+")]
+    return {term: FINETUNE_LOSS_PARAMS[term] for term in terms if term in FINETUNE_LOSS_PARAMS}
+
+
 # What a checkpoint passes on to the commands that start from it.
 INHERITED = ("data", "model", "augment", "eval")
 

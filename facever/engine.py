@@ -147,7 +147,7 @@ class Interrupted(Exception):
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(signal.Signals(number).name)
+        super().__init__(f"{signal.Signals(number).name}; saved, the same command goes on")
         self.exit_code = 128 + number
 
 

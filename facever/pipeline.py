@@ -16,11 +16,11 @@ from facever import checkpoint, runs
 from facever.competition import DEFAULT, profile
 from facever.config import (
     FINETUNE,
-    FINETUNE_LOSS_PARAMS,
     FREE_AT_RESUME,
     INHERITED,
     Config,
     differences,
+    finetune_params,
     resolve,
 )
 from facever.device import resolve_precision
@@ -143,9 +143,9 @@ def _finetune_config(ask: Ask, parent: Path) -> Config:
     """
     inherited = _inherited(checkpoint.load(parent))
     given = resolve([inherited, FINETUNE, *ask.layers], ask.assignments, check=check_loss)
-    params = FINETUNE_LOSS_PARAMS.get(given.loss.name, {})
-    layers = [inherited, FINETUNE, {"loss": {"name": given.loss.name, "params": params}}]
-    config = resolve([*layers, *ask.layers], ask.assignments, check=check_loss)
+    name = given.loss.name
+    own = {"loss": {"name": name, "params": finetune_params(name)}}
+    config = resolve([inherited, FINETUNE, own, *ask.layers], ask.assignments, check=check_loss)
     kept = Config.model_validate(inherited)
     changed = differences(kept.model.model_dump(), config.model.model_dump(), ("pretrained",))
     changed += differences(
@@ -166,7 +166,7 @@ def _inherited(payload: Values) -> Values:
 
 def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path | None) -> Trained:
     """Carry a run from where it stands to its end."""
-    if run and runs.is_finished(run):
+    if run and runs.is_finished(run) and not ask.dry_run:
         note(f"{run}: finished before; `--fresh` starts anew")
         return Trained(run, config, best=checkpoint.load(run / "best.pt")["metrics"]["best"])
     if parent is None and config.loss.init != "random":

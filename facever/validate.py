@@ -98,7 +98,8 @@ def score_pairs(embed: Embed, encoder: Encoder, pairs: ImagePairDataset) -> NDAr
 def dev_accuracy(embed: Embed, encoder: Encoder, loss: Loss, dev: ImageDataset) -> float:
     """Share of dev images whose largest logit, without a margin, is their identity's."""
     device = next(loss.parameters()).device
-    table = torch.from_numpy(embed(encoder, dev, len(dev)))
+    # Classified as in training, without the mirror image: dev may be twenty times the pairs.
+    table = torch.from_numpy(embed(encoder, dev, len(dev), flip=False))
     was_training = loss.training
     loss.eval()
     guesses = [loss.logits(z.to(device)).argmax(1).cpu() for z in torch.split(table, 1024)]

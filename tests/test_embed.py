@@ -62,7 +62,9 @@ def test_batches_of_any_size_give_the_same_and_restore_the_mode(images: FileImag
     before = copy.deepcopy(encoder.state_dict())
     reports: list[tuple[int, int]] = []
     tables = [embed_images(encoder, images, 5, batch_size=size) for size in (1, 2, 5)]
-    embed_images(encoder, images, 5, batch_size=2, report=lambda a, b, text="": reports.append((a, b)))
+    embed_images(
+        encoder, images, 5, batch_size=2, report=lambda a, b, text="": reports.append((a, b))
+    )
     for table in tables:
         np.testing.assert_allclose(table, tables[0], rtol=1e-4, atol=1e-6)
     assert encoder.training

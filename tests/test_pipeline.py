@@ -347,3 +347,14 @@ def test_lfw_and_a_plain_tree_train_and_evaluate(facever, tmp_path):
         assert answer.code == 0, answer.err
         values = json.loads(facever("evaluate", f"checkpoints/{layout}/best.pt", "--json", "-").out)
         assert (values["folds"] is not None) == (layout == "LFW")
+
+
+def test_adaface_within_a_sum_starts_from_the_norms_of_the_data_too(facever, faces, tmp_path):
+    facever("train", f"data.root={faces}", *TINY, "optim.epochs=1")
+    answer = facever(
+        "finetune", "--loss", "0.5*ce+adaface", "optim.epochs=1", "optim.batch_size=16"
+    )
+    assert answer.code == 0, answer.err
+    payload = checkpoint.load(tmp_path / "checkpoints/finetune-1/last.pt")
+    assert payload["config"]["loss"]["params"] == {"adaface": {"ema_init": "data"}}
+    assert "dev_accuracy_ce" in payload["metrics"]["last"]
