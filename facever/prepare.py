@@ -22,7 +22,7 @@ from facever.data.lists import Manifest, PairList
 from facever.data.loader import Batch, epoch_batches
 from facever.data.manifest import read_manifest
 from facever.data.pack import find_damaged, fingerprint
-from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches
+from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches, single_images
 from facever.device import resolve_device, resolve_precision
 from facever.encoder import build_encoder, parameter_count
 from facever.engine import Recipe, TrainState
@@ -335,6 +335,8 @@ def _batch_plan(config: Config, loss: Loss, labels: NDArray[np.int64]) -> Plan:
                 f"optim.batch_size: {size} holds {p} identities of data.k={k} images; expected at "
                 f"least {2 * k}"
             )
+        if alone := single_images(labels):
+            note(f"data: {alone:,} identities with one image make no pairs and are left out")
         return lambda epoch: pk_batches(labels, p, k, seed=seed, epoch=epoch)
     if kind == "balanced":
         return lambda epoch: balanced_batches(labels, size, seed=seed, epoch=epoch)

@@ -285,6 +285,18 @@ def test_killed_at_every_moment_of_a_save_the_run_goes_on(
     assert moment >= 6
 
 
+def test_killed_while_a_checkpoint_is_written_over_the_old_or_the_new_one_is_there(
+    tmp_path: Path, payload: dict[str, Any]
+) -> None:
+    path, moment, killed = tmp_path / "x.pt", 0, True
+    while killed:
+        checkpoint.save(path, payload | {"step": 1})
+        killed = killed_at_rename(moment, lambda: checkpoint.save(path, payload | {"step": 2}))
+        assert checkpoint.load(path)["step"] in ((1, 2) if killed else (2,))
+        moment += 1
+    assert moment > 2
+
+
 def test_killed_again_while_saving_after_a_kill_the_run_goes_on(
     tmp_path: Path, payload: dict[str, Any]
 ) -> None:

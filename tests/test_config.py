@@ -28,7 +28,7 @@ def test_nothing_given_gives_the_defaults_and_they_cannot_be_changed() -> None:
     config = resolve([])
     assert config == Config()
     with pytest.raises(ValidationError):
-        config.optim.lr = 1.0
+        config.optim.__setattr__("lr", 1.0)
 
 
 def test_each_layer_lies_over_the_one_before_and_assignments_over_all() -> None:

@@ -3,6 +3,7 @@
 import copy
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -237,7 +238,7 @@ def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_that_describes_no_encoder_is_refused(
-    tmp_path: Path, change: dict[str, object], reason: str
+    tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     path = tiny_checkpoint(tmp_path / "best.pt", **change)
     with pytest.raises(CheckpointError, match=rf"best\.pt: {reason}"):
@@ -248,5 +249,5 @@ def test_an_unknown_backbone_of_another_timm_is_a_checkpoint_error(tmp_path: Pat
     config = tiny_config().to_dict()
     config["model"]["backbone"] = "resnet_of_tomorrow"
     path = tiny_checkpoint(tmp_path / "best.pt", config=config)
-    with pytest.raises(CheckpointError, match="describes no encoder: .*resnet_of_tomorrow"):
+    with pytest.raises(CheckpointError, match=r"describes no encoder: .*resnet_of_tomorrow"):
         load_encoder(path)

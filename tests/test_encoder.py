@@ -184,7 +184,7 @@ def test_the_weights_are_a_function_of_the_seed() -> None:
     # Finding the shape of the feature map has not moved batch norm's statistics.
     means = [m.running_mean for m in first.modules() if isinstance(m, nn.BatchNorm2d)]
     assert means
-    assert all(not mean.any() for mean in means)
+    assert all(mean is not None and not mean.any() for mean in means)
 
 
 @pytest.mark.parametrize("neck", NECKS)

@@ -15,8 +15,8 @@ from facever.transforms import Augment
 torch.set_num_threads(1)
 
 AUGMENT = Augment(**Config().augment.model_dump())
-PLAIN = Augment(**{**AUGMENT.recipe, **{k: 0.0 for k in ("flip", "crop", "shift", "rescale",
-                   "photometric", "blur", "rotate", "erase")}})  # fmt: skip
+OPERATIONS = ("flip", "crop", "shift", "rescale", "photometric", "blur", "rotate", "erase")
+PLAIN = Augment(**{**AUGMENT.recipe, **dict.fromkeys(OPERATIONS, 0.0)})
 
 
 class Noise:

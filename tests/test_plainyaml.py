@@ -82,7 +82,7 @@ def test_an_alias_bomb_is_refused_before_it_grows(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["[" * 5000, "{a: " * 5000, "a: " + "9" * 5000, "a: \0", "\x85]"])
 def test_what_no_parser_can_hold_is_a_config_error(tmp_path: Path, text: str) -> None:
     path = write(tmp_path / "c.yaml", text)
-    with pytest.raises(ConfigError, match="not YAML|line"):
+    with pytest.raises(ConfigError, match=r"not YAML|line"):
         load_yaml(path)
 
 
@@ -110,7 +110,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
 
 
 TAGS = ["binary aGk=", "set {x}", "timestamp 2020-01-01", "timestamp x", "omap [x: 1]",
-        "pairs [x: 1]", "bool maybe", 'int ""', 'float ""', "int x", "set [1]", "map [1]"]  # fmt: skip
+        "pairs [x: 1]", "bool maybe", 'int ""', 'float ""', "int x", "set [1]"]  # fmt: skip
 
 
 @pytest.mark.parametrize("tag", TAGS)

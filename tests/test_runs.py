@@ -55,7 +55,7 @@ def test_runs_are_numbered_and_a_taken_name_is_not_overwritten(tmp_path: Path) -
 )
 def test_a_name_that_is_no_folder_s_is_refused(tmp_path: Path, name: str) -> None:
     for action in (create, find):
-        with pytest.raises(ConfigError, match="--run: .* cannot name a run"):
+        with pytest.raises(ConfigError, match=r"--run: .* cannot name a run"):
             action(tmp_path, name=name)
     assert list(tmp_path.iterdir()) == []
 

@@ -218,9 +218,9 @@ def test_tensorboard_gets_every_number_at_its_step(tmp_path: Path) -> None:
     resumed.log(40, 1, {"loss": 1.25})
     resumed.close()
     newest = max((tmp_path / "tensorboard").iterdir(), key=lambda p: p.stat().st_mtime_ns)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing import event_accumulator  # type: ignore
 
-    events = EventAccumulator(str(newest))
+    events = event_accumulator.EventAccumulator(str(newest))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss")] == [(20, 2.5), (40, 1.25)]
     assert "grad_norm" not in events.Tags()["scalars"]
