@@ -23,11 +23,13 @@ from facever.storage import replacing, write_text
 
 FORMAT = 1
 
-# Every key of format 1; interfaces.md, section 5, and `preprocess`, the encoder's transform.
+# Every key of format 1; interfaces.md, section 5, with `preprocess`, the encoder's
+# transform, and `progress`, the loop's counts and its best figures.
 KEYS = frozenset(
     {
         "format", "facever", "config", "identities", "preprocess", "encoder", "loss", "optimizer",
-        "schedule", "scaler", "ema", "step", "epoch", "sampler", "rng", "metrics", "lineage",
+        "schedule", "scaler", "ema", "step", "epoch", "sampler", "rng", "progress", "metrics",
+        "lineage",
     }
 )  # fmt: skip
 

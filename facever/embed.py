@@ -107,7 +107,7 @@ class Embedder(nn.Module):
         self.transform: EvalTransform = encoder.transform
         self.config: dict[str, Any] = payload["config"]
         self.identities: list[str] = payload["identities"]
-        self.metrics: dict[str, float] = payload["metrics"]["last"]
+        self.metrics: dict[str, float] = payload["metrics"]
         self.lineage: dict[str, Any] = payload["lineage"]
         self.digest = digest
 

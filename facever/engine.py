@@ -104,13 +104,15 @@ class TrainState:
             "ema": self.average.state_dict() if self.average else {},
             "step": self.step,
             "epoch": self.epoch,
-            "sampler": {
-                "position": self.position,
+            "sampler": {"position": self.position},
+            "progress": {
                 "seen": self.seen,
                 "skipped": self.skipped,
                 "skipped_in_all": self.skipped_in_all,
+                "window": self.window,
+                "best": self.best,
             },
-            "metrics": {"last": self.metrics, "best": self.best, "window": self.window},
+            "metrics": self.metrics,
         }
 
     def load_state_dict(self, payload: Mapping[str, Any], where: str) -> None:
@@ -131,12 +133,11 @@ class TrainState:
                 part.load_state_dict(payload[key])
         self.step, self.epoch = payload["step"], payload["epoch"]
         self.position = payload["sampler"]["position"]
-        self.seen = payload["sampler"]["seen"]
-        self.skipped = payload["sampler"]["skipped"]
-        self.skipped_in_all = payload["sampler"]["skipped_in_all"]
-        self.window = list(payload["metrics"]["window"])
-        self.metrics = dict(payload["metrics"]["last"])
-        self.best = dict(payload["metrics"]["best"])
+        progress = payload["progress"]
+        self.seen, self.skipped = progress["seen"], progress["skipped"]
+        self.skipped_in_all = progress["skipped_in_all"]
+        self.window, self.best = list(progress["window"]), dict(progress["best"])
+        self.metrics = dict(payload["metrics"])
 
 
 class Interrupted(Exception):

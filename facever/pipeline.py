@@ -168,7 +168,7 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
     """Carry a run from where it stands to its end."""
     if run and runs.is_finished(run) and not ask.dry_run:
         note(f"{run}: finished before; `--fresh` starts anew")
-        return Trained(run, config, best=checkpoint.load(run / "best.pt")["metrics"]["best"])
+        return Trained(run, config, best=checkpoint.load(run / "best.pt")["progress"]["best"])
     if parent is None and config.loss.init != "random":
         note(f"loss.init: {config.loss.init!r} has no effect in {verb}: there is no parent")
     data = open_data(config.data)
@@ -412,7 +412,7 @@ def _validation(
     A checkpoint that was saved after a validation knows its figures; others, and ensembles, are
     measured now.
     """
-    metrics = payloads[0]["metrics"]["last"]
+    metrics = payloads[0]["metrics"]
     if len(payloads) == 1 and metrics.get("epoch") == payloads[0]["epoch"]:
         return {key.lower(): metrics[key] / 100 for key in ("EER", "EER_low", "EER_high")}
     pairs = read_data(config.data).val_pairs

@@ -76,7 +76,7 @@ def test_the_whole_way_from_a_folder_to_a_csv(facever, faces, tmp_path):
     answer = json.loads(measured.out)
     assert answer.keys() >= EVALUATION_KEYS
     assert (answer["n_mated"], answer["n_non_mated"]) == (20, 20)
-    assert 100 * answer["eer"] == pytest.approx(payload["metrics"]["last"]["EER"])
+    assert 100 * answer["eer"] == pytest.approx(payload["metrics"]["EER"])
     assert "dev_accuracy_adaface" in answer
 
     rows = (tmp_path / "submissions" / "finetune-1.csv").read_bytes().decode().split("\n")
@@ -357,4 +357,4 @@ def test_adaface_within_a_sum_starts_from_the_norms_of_the_data_too(facever, fac
     assert answer.code == 0, answer.err
     payload = checkpoint.load(tmp_path / "checkpoints/finetune-1/last.pt")
     assert payload["config"]["loss"]["params"] == {"adaface": {"ema_init": "data"}}
-    assert "dev_accuracy_ce" in payload["metrics"]["last"]
+    assert "dev_accuracy_ce" in payload["metrics"]
