@@ -75,7 +75,7 @@ def _side_car(path: Path) -> Path:
 
 def save_last(run: Path, payload: Mapping[str, Any], *, best: bool) -> None:
     """Write `last.pt`, keep the one before as `previous.pt`, and link `best.pt` to it if best."""
-    last, new = run / "last.pt", run / ".new.pt.tmp"
+    last, new = run / "last.pt", run / ".last.pt.new"
     save(new, payload)
     if best:
         # Before `last.pt`: a run killed here goes on from the older one and gets here again.

@@ -12,7 +12,14 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from facever.errors import ConfigError
 from facever.plainyaml import parse_yaml
@@ -28,6 +35,15 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse `flip: true`, which would mirror every image: Python takes it for 1."""
+        name = info.field_name or ""
+        if isinstance(value, bool) and cls.model_fields[name].annotation is not bool:
+            raise ValueError("expected a valid number or word, not true or false")
+        return value
 
 
 class Data(Section):
@@ -380,7 +396,7 @@ def _explain(item: Any) -> str:
 
 def _expected(item: Any) -> str:
     """Say what pydantic expected in the words `expected ...`."""
-    message = re.sub(r"^Input should be ", "expected ", item["msg"])
+    message = re.sub(r"^(Input should be |Value error, expected )", "expected ", item["msg"])
     return re.sub(r",? unable to (parse|interpret).*", "", message)
 
 

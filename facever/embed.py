@@ -19,7 +19,7 @@ from facever.data.pack import FileImages
 from facever.device import autocast, resolve_device
 from facever.encoder import Encoder, build_encoder
 from facever.errors import CheckpointError, DataError
-from facever.storage import replacing
+from facever.storage import make_folder, replacing
 from facever.tracking import Report
 from facever.transforms import EvalTransform
 
@@ -206,6 +206,7 @@ def embed_folder(directory: Path, output: Path, source: Path) -> int:
         raise DataError(f"{directory}: no images; expected files such as .jpg, .png or .webp")
     table, norms = load_encoder(source).embed_with_norms(paths)
     names = np.array([path.relative_to(directory).as_posix() for path in paths])
+    make_folder(output.parent)
     with replacing(output) as file:
         np.savez(file, paths=names, embeddings=table, norms=norms)
     return len(paths)

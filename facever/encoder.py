@@ -6,6 +6,9 @@ read their norms; normalising is the business of the losses and of `score`.
 Letters: B images, D embedding dimension, C channels of the feature map of side H x W.
 """
 
+import copy
+import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -72,6 +75,7 @@ def build_encoder(
         adapt_stem(trunk, backbone)
     if checkpointing:
         trunk.set_grad_checkpointing(True)
+        _update_statistics_once(trunk, image_size)
     channels, side = _feature_map(trunk, image_size, backbone)
     projection = NECKS[neck](channels, side, embedding_dim, drop_rate)
     return Encoder(trunk, projection, embedding_dim, transform)
@@ -205,6 +209,25 @@ def _adapt_resnet(trunk: Any) -> None:
 def parameter_count(*modules: nn.Module) -> int:
     """Count the parameters of all modules together, a shared one once."""
     return sum(p.numel() for p in {p for module in modules for p in module.parameters()})
+
+
+def _update_statistics_once(trunk: nn.Module, image_size: int) -> None:
+    """Undo the second update that recomputing gives to the statistics of batch norms.
+
+    Two updates with momentum 1 - sqrt(1 - m) on one batch are one update with m, exactly. Which
+    layers are run twice is seen on a copy, for timm does not recompute all of them.
+    """
+    copied = copy.deepcopy(trunk).train()
+    calls: Counter[str] = Counter()
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+    with torch.random.fork_rng(devices=[]):
+        images = torch.rand(2, 3, image_size, image_size, requires_grad=True)
+        copied(images).sum().backward()
+    for name, module in trunk.named_modules():
+        if calls[name] == 2:
+            module.momentum = 1 - math.sqrt(1 - module.momentum)
 
 
 def is_depthwise_mobile(encoder: nn.Module) -> bool:

@@ -4,9 +4,11 @@ Configurations are plain dicts here; what may differ at a resume is the caller's
 """
 
 import contextlib
+import errno
 import fcntl
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,8 +53,10 @@ def find_run(
     """
     if name is None:
         for run in reversed(list_runs(verb, root)):
-            if not is_finished(run) and not _changes(run, config, free, parent):
-                return run
+            # Another run's damaged configuration is no concern of this command.
+            with contextlib.suppress(ConfigError):
+                if not is_finished(run) and not _changes(run, config, free, parent):
+                    return run
         return None
     run = root / _checked_name(name)
     if not (run / "config.yaml").exists():
@@ -93,10 +97,22 @@ def create_run(
         ConfigError: the name cannot be a folder's.
         StorageError: the folder cannot be made or written.
     """
-    run = _make_folder(root, verb if name is None else _checked_name(name), named=name is not None)
-    write_json(run / "environment.json", environment)
-    write_text(run / "config.yaml", dump_yaml(config))
-    return run
+    stem = verb if name is None else _checked_name(name)
+    draft = root / f".new-{os.getpid()}"
+    write_json(draft / "environment.json", environment)
+    write_text(draft / "config.yaml", dump_yaml(config))
+    for number in itertools.count(1):
+        run = root / (stem if name and number == 1 else f"{stem}-{number}")
+        # A rename onto a folder with anything in it fails, so of two processes one goes on to
+        # the next number; and a run that is there has its configuration.
+        try:
+            draft.rename(run)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise StorageError(f"{run}: cannot be made: {error.strerror}") from None
+        else:
+            return run
+    raise AssertionError("numbers do not end")
 
 
 def _checked_name(name: str) -> str:
@@ -108,25 +124,13 @@ def _checked_name(name: str) -> str:
     return name
 
 
-def _make_folder(root: Path, stem: str, *, named: bool) -> Path:
-    """Make a folder that nobody else has: `mkdir` fails for the second of two."""
-    for number in itertools.count(1):
-        run = root / (stem if named and number == 1 else f"{stem}-{number}")
-        try:
-            run.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise StorageError(f"{run}: cannot be made: {error.strerror}") from None
-        return run
-    raise AssertionError("unreachable")
-
-
 def read_environment(run: Path) -> dict[str, Any]:
-    """Read a run's `environment.json`; empty where there is none."""
-    path = run / "environment.json"
-    values: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return values
+    """Read a run's `environment.json`; empty where there is none that can be read."""
+    try:
+        values = json.loads((run / "environment.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def parent_of(run: Path) -> Path | None:
@@ -137,7 +141,7 @@ def parent_of(run: Path) -> Path | None:
 
 def list_runs(verb: str | None = None, root: Path = CHECKPOINTS) -> list[Path]:
     """List the runs, oldest first; of one verb, whatever they are called."""
-    runs = [path.parent for path in root.glob("*/config.yaml")]
+    runs = [path.parent for path in root.glob("[!.]*/config.yaml")]
     if verb is not None:
         runs = [run for run in runs if read_environment(run).get("verb") == verb]
     return sorted(runs, key=lambda run: ((run / "config.yaml").stat().st_mtime_ns, _number(run)))
@@ -226,6 +230,7 @@ def locked(run: Path) -> Iterator[None]:
 
 def _remove_temporaries(run: Path) -> None:
     """Remove what a process killed in the middle of a save left behind."""
-    for path in run.glob(".*.tmp*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+    for path in run.glob(".*"):
+        if path.name != ".lock":
+            with contextlib.suppress(OSError):
+                path.unlink()

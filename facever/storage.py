@@ -24,7 +24,6 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.tmp")
     written = 0
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as file:
             yield file
             written = file.tell()
@@ -56,6 +55,18 @@ def _fsync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, where they are absent.
+
+    Raises:
+        StorageError: the system refused.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: could not be made: {error.strerror}") from error
+
+
 def write_text(path: str | os.PathLike[str], text: str) -> Path:
     """Write UTF-8 text, making the folder where it is absent.
 
@@ -63,6 +74,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> Path:
         StorageError: the folder or the file could not be written.
     """
     target = Path(path)
+    make_folder(target.parent)
     with replacing(target) as file:
         file.write(text.encode("utf-8"))
     return target

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from facever.errors import StorageError
+from facever.storage import write_text
+
 # Seconds between two progress lines where the output is a file or a pipe.
 PLAIN_INTERVAL = 30.0
 
@@ -146,9 +149,7 @@ class Tracker:
         lines = [
             line for line in read_metrics(run) if line["step"] <= step and line["epoch"] <= epoch
         ]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in lines))
-        temporary.replace(self.path)
+        write_text(self.path, "".join(json.dumps(line) + "\n" for line in lines))
         self._file = self.path.open("a")
         self._sinks: dict[str, Sink] = {}
         if wandb != "off":
@@ -159,11 +160,18 @@ class Tracker:
             self._copy(line)
 
     def log(self, step: int, epoch: int, values: Mapping[str, float | list[float]]) -> None:
-        """Write one line; a number that is not finite becomes null, for JSON has none."""
+        """Write one line; a number that is not finite becomes null, for JSON has none.
+
+        Raises:
+            StorageError: metrics.jsonl cannot be written.
+        """
         line: dict[str, Any] = {"step": step, "epoch": epoch, "time": round(time.time(), 3)}
         line |= {key: _jsonable(value) for key, value in values.items()}
-        self._file.write(json.dumps(line) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise StorageError(f"{self.path}: could not be written: {error.strerror}") from error
         self._copy(line)
 
     def close(self) -> None:

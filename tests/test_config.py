@@ -149,7 +149,6 @@ def test_a_section_that_is_no_mapping_is_refused(layer: dict[str, Any]) -> None:
     assert problem.endswith("given; expected a section of keys")
 
 
-@pytest.mark.xfail(strict=True, reason="pydantic reads true as 1")
 @pytest.mark.parametrize("key", ["optim.lr", "augment.flip", "engine.seed"])
 def test_true_is_not_a_number(key: str) -> None:
     """`flip: true` would otherwise mirror every image instead of half of them."""

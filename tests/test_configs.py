@@ -25,9 +25,10 @@ def test_the_starting_files_hold_the_defaults():
     defaults = resolve([])
     assert resolve([load_yaml(FOLDER / "train.yaml")]) == defaults
     finetune = load_yaml(FOLDER / "finetune.yaml")
-    assert flatten(finetune["optim"]).items() <= flatten(
-        resolve([FINETUNE]).to_dict()["optim"]
-    ).items()
+    assert (
+        flatten(finetune["optim"]).items()
+        <= flatten(resolve([FINETUNE]).to_dict()["optim"]).items()
+    )
 
 
 def test_the_demo_s_file_has_the_demo_s_sizes():

@@ -23,7 +23,7 @@ def start(code: str, *arguments: object) -> subprocess.Popen[str]:
 
 
 def test_the_file_holds_what_was_written_and_nothing_else_is_left(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "folder" / "a.bin"
+    path = tmp_path / "a.bin"
     with replacing(path) as file:
         file.write(b"one")
         assert not path.exists()
@@ -33,6 +33,16 @@ def test_the_file_holds_what_was_written_and_nothing_else_is_left(tmp_path: Path
         assert path.read_bytes() == b"one"
     assert path.read_bytes() == b"2"
     assert [p.name for p in path.parent.iterdir()] == ["a.bin"]
+
+
+def test_a_folder_deleted_meanwhile_is_not_made_again(tmp_path: Path) -> None:
+    """A run whose folder was deleted must stop, not go on in a new one that lacks its past."""
+    with (
+        pytest.raises(StorageError, match=r"a\.bin: could not be written"),
+        replacing(tmp_path / "gone" / "a.bin"),
+    ):
+        pass
+    assert not (tmp_path / "gone").exists()
 
 
 def test_killed_between_write_and_rename_the_old_file_is_there(tmp_path: Path) -> None:
@@ -113,7 +123,7 @@ with replacing(path) as file:
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(StorageError, match=r"a\.txt: could not be written after 0 bytes"):
+    with pytest.raises(StorageError, match=r"file: could not be made: File exists"):
         write_text(tmp_path / "file" / "a.txt", "text")
 
 

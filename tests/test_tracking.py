@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from process_helpers import file_size_limit
 
 from facever import tracking
+from facever.errors import StorageError
 from facever.tracking import Tracker, duration, progress, read_metrics
 
 NAN, INF = float("nan"), float("inf")
@@ -100,6 +102,12 @@ def test_what_is_no_line_of_metrics_is_left_out(tmp_path: Path) -> None:
     text = '\n[1]\n{"a": 1}\n{"step": 3}\n{"step": 3, "epoch": 1}\n"step"\n{"step": 4, "ep'
     (tmp_path / "metrics.jsonl").write_text(text)
     assert read_metrics(tmp_path) == [{"step": 3, "epoch": 1}]
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    tracker = make_tracker(tmp_path)
+    with file_size_limit(10), pytest.raises(StorageError, match=r"metrics\.jsonl"):
+        tracker.log(1, 0, {"loss": 1.0})
 
 
 class Failing:
