@@ -85,7 +85,7 @@ def test_processes_that_begin_at_once_get_folders_of_their_own(
 
 def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").write_text("in the way")
-    with pytest.raises(StorageError, match="checkpoints.* could not be made"):
+    with pytest.raises(StorageError, match=r"checkpoints.* could not be made"):
         create(tmp_path / "checkpoints")
 
 
