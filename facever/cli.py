@@ -406,7 +406,7 @@ def _table(facts: Mapping[str, Any]) -> str:
 
     rows = [(name, _shown(value)) for name, value in flatten(facts).items()]
     rows = [(name, text) for name, text in rows if text]
-    width = max(len(name) for name, _ in rows)
+    width = max((len(name) for name, _ in rows), default=0)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
 
 

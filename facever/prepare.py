@@ -176,7 +176,7 @@ def open_data(data: Data) -> OpenData:
         )
     return OpenData(
         manifest,
-        train=ImageDataset(manifest, "train", image_size=data.image_size, pack=data.pack),
+        train=ImageDataset(manifest, split="train", image_size=data.image_size, pack=data.pack),
         dev=open_dev(manifest, data),
         val=open_pairs(manifest.val_pairs, data) if manifest.val_pairs else None,
         fingerprint=_fingerprint(manifest),
@@ -200,7 +200,7 @@ def open_dev(manifest: Manifest, data: Data) -> ImageDataset | None:
     if not len(known):
         return None
     return ImageDataset(
-        replace(manifest, dev=known), "dev", image_size=data.image_size, pack=data.pack
+        replace(manifest, dev=known), split="dev", image_size=data.image_size, pack=data.pack
     )
 
 

@@ -38,11 +38,11 @@ def test_images_come_with_their_labels_in_the_order_of_the_manifest(root: Path) 
 
 def test_a_manifest_and_a_split_can_be_given(root: Path) -> None:
     manifest = read_manifest(root)
-    assert len(ImageDataset(manifest, "dev")) == 5
+    assert len(ImageDataset(manifest, split="dev")) == 5
     with pytest.raises(DataError, match="no test images"):
-        ImageDataset(manifest, "test")
+        ImageDataset(manifest, split="test")
     with pytest.raises(ConfigError, match="expected train, dev or test"):
-        ImageDataset(manifest, "val")
+        ImageDataset(manifest, split="val")
 
 
 def test_the_transform_sees_square_uint8_images(root: Path) -> None:

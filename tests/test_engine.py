@@ -240,13 +240,18 @@ def test_the_averaged_network_is_what_validation_sees():
 
 
 def test_the_first_signal_is_remembered_and_the_second_acts_at_once():
-    with stop_signals() as stopped:
-        assert stopped() is None
-        signal.raise_signal(signal.SIGINT)
-        assert stopped() == signal.SIGINT
-        with pytest.raises(KeyboardInterrupt):
+    # A shell starts background jobs, and so perhaps this test, with SIGINT ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with stop_signals() as stopped:
+            assert stopped() is None
             signal.raise_signal(signal.SIGINT)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+            assert stopped() == signal.SIGINT
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_bf16_stays_close_to_float32_and_the_loss_is_computed_in_float32():

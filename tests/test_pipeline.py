@@ -254,7 +254,7 @@ def test_resume_refuses_other_data(facever, faces, tmp_path):
     (root / "cls_data/train/images" / name).unlink()
     answer = facever(*given)
     assert answer.code == 2
-    assert "64 images of 8 identities when it began, now 63 of 8" in answer.err
+    assert "64 training images of 8 identities when it began, now 63 of 8" in answer.err
 
 
 def test_finetune_keeps_the_parent_s_model_and_its_parent_at_a_resume(facever, faces, tmp_path):

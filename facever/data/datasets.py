@@ -29,8 +29,8 @@ class ImageDataset(Dataset[tuple[Any, int]]):
 
     Args:
         manifest_or_dir: a manifest, or a folder that `read_manifest` reads.
-        split: `train`, `dev` or `test`.
         transform: takes (image_size, image_size, 3) uint8; None stands for `EvalTransform`.
+        split: `train`, `dev` or `test`.
         image_size: side of the square that is cut out and resampled.
         pack: whether to decode everything once beforehand: `auto`, `on` or `off`.
     """
@@ -38,8 +38,9 @@ class ImageDataset(Dataset[tuple[Any, int]]):
     def __init__(
         self,
         manifest_or_dir: Manifest | str | os.PathLike[str],
-        split: str = "train",
         transform: Transform | None = None,
+        *,
+        split: str = "train",
         image_size: int = 112,
         pack: PackMode = "off",
     ) -> None:
