@@ -23,6 +23,7 @@ from facever.config import (
     finetune_params,
     resolve,
 )
+from facever.data.datasets import ImagePairDataset
 from facever.device import resolve_precision
 from facever.engine import TrainState, fit, stop_signals
 from facever.environment import banner, describe
@@ -172,6 +173,7 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
     if parent is None and config.loss.init != "random":
         note(f"loss.init: {config.loss.init!r} has no effect in {verb}: there is no parent")
     data = open_data(config.data)
+    pairs = data.labelled_pairs()
     from_scratch = run is None and parent is None
     parts = build_parts(config, data, pretrained=config.model.pretrained and from_scratch)
     environment = describe(verb, config, data, parts, parent)
@@ -187,7 +189,7 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
             parts = _resume(parts, saved, data, run)
         elif parent:
             _start_from(parent, config, data, parts)
-        _fit(config, data, parts, run, environment)
+        _fit(config, data, pairs, parts, run, environment)
         runs.mark_finished(run)
         _show(run, config, data)
     return Trained(run, config, environment, best=state.best)
@@ -228,7 +230,14 @@ def _resume(parts: Parts, saved: Values, data: OpenData, run: Path) -> Parts:
     return replace(parts, recipe=replace(recipe, precision=precision))
 
 
-def _fit(config: Config, data: OpenData, parts: Parts, run: Path, environment: Values) -> None:
+def _fit(
+    config: Config,
+    data: OpenData,
+    pairs: ImagePairDataset,
+    parts: Parts,
+    run: Path,
+    environment: Values,
+) -> None:
     """Run the loop, with everything that it calls back."""
     state, recipe = parts.state, parts.recipe
     if config.engine.compile:
@@ -270,7 +279,7 @@ def _fit(config: Config, data: OpenData, parts: Parts, run: Path, environment: V
                 recipe,
                 batches=batch_stream(config, data, parts),
                 schedule=parts.schedule,
-                validate=make_validate(config, embed, data.labelled_pairs(), data.dev, state.loss),
+                validate=make_validate(config, embed, pairs, data.dev, state.loss),
                 save=save,
                 log=tracker.log,
                 report=report,

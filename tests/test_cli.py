@@ -221,6 +221,18 @@ def test_one_identity_is_too_few(facever, tmp_path):
     assert "identities" in answer.err
 
 
+def test_nothing_to_validate_on_is_told_before_anything_is_written(facever, tmp_path):
+    """Row A11: one image each, so that no pair can be made."""
+    for person in range(6):
+        folder = tmp_path / "singles" / "train" / str(person)
+        folder.mkdir(parents=True)
+        Image.new("RGB", (32, 32), (person, 0, 0)).save(folder / "0.png")
+    answer = facever("train", f"data.root={tmp_path / 'singles'}", *TINY)
+    assert answer.code == 2
+    assert "no labelled pairs" in answer.err
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def scores_file(folder: Path, text: str) -> Path:
     path = folder / "scores.csv"
     path.write_text(text)
