@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from facever.data.tables import Table, read_table
+from facever.data.tables import Table, fold_column, mated_column, read_table
 from facever.errors import DataError
 from facever.storage import write_text
 
@@ -22,7 +22,6 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 PAIRS_AT_ONCE = 8192  # two gathered blocks of 512 dimensions in float64: 64 MB
-MATED = {"1": 1, "true": 1, "0": 0, "false": 0, "-1": 0}
 # What a spreadsheet takes for a formula, and the apostrophe by which it is told not to.
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
@@ -110,8 +109,8 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
         left=_names(table, columns["left"]) if named else None,
         right=_names(table, columns["right"]) if named else None,
         scores=_numbers(table, columns["score"]),
-        mated=_truth(table, columns["mated"]),
-        folds=_folds(table, columns["fold"]) if "fold" in columns else None,
+        mated=np.array(mated_column(table, columns["mated"])) == 1,
+        folds=np.array(fold_column(table, columns["fold"])) if "fold" in columns else None,
     )
 
 
@@ -216,20 +215,3 @@ def parse_score(text: str) -> float:
         return float(text)
     except ValueError:
         return float("nan")
-
-
-def _truth(table: Table, column: int) -> NDArray[np.bool_]:
-    """True for 1; False for 0, or for -1 in a file that has no 0."""
-    written = [row[column].strip().casefold() for row in table.rows]
-    allowed = MATED.keys() - ({"-1"} if "0" in written else set())
-    for i, label in enumerate(written):
-        if label not in allowed:
-            raise table.error(i, f"mated {table.rows[i][column]!r}", "0/1, True/False or -1/1")
-    return np.array([MATED[label] == 1 for label in written])
-
-
-def _folds(table: Table, column: int) -> Ints:
-    for i, row in enumerate(table.rows):
-        if not row[column].strip().isdecimal():
-            raise table.error(i, f"fold {row[column]!r}", "a whole number from 0")
-    return np.array([int(row[column]) for row in table.rows], dtype=np.int64)

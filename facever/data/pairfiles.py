@@ -12,7 +12,7 @@ from pathlib import Path
 from facever.data.files import Finder, Problem, Source
 from facever.data.images import SUFFIXES
 from facever.data.lists import PairList
-from facever.data.tables import Table, read_table
+from facever.data.tables import Table, fold_column, mated_column, read_table
 from facever.errors import DataError
 
 COLUMNS = {
@@ -22,7 +22,6 @@ COLUMNS = {
     "fold": ("fold",),
 }
 _WORDS = frozenset(word for words in COLUMNS.values() for word in words)
-_MATED = {"0": 0, "1": 1, "true": 1, "false": 0, "-1": 0}
 _EXPECTED = "left, right and perhaps a label (0 or 1); quote names that hold blanks"
 
 
@@ -109,8 +108,8 @@ def _plain_rows(table: Table) -> list[_Row]:
         raise DataError(f"{table.name}: a header and no pairs\n  expected {_EXPECTED}")
     table.check_width(_EXPECTED)
     columns = _columns(table)
-    mated = _labels(table, columns["mated"]) if "mated" in columns else [-1] * len(table.rows)
-    folds = _folds(table, columns["fold"]) if "fold" in columns else [-1] * len(table.rows)
+    mated = mated_column(table, columns["mated"]) if "mated" in columns else [-1] * len(table.rows)
+    folds = fold_column(table, columns["fold"]) if "fold" in columns else [-1] * len(table.rows)
     left, right = columns["left"], columns["right"]
     return [
         _Row(row[left], row[right], mated[i], folds[i], table.lines[i])
@@ -126,31 +125,6 @@ def _columns(table: Table) -> dict[str, int]:
     if width not in (2, 3):
         raise table.error(0, f"{width} columns", _EXPECTED)
     return {"left": 0, "right": 1} | ({"mated": 2} if width == 3 else {})
-
-
-def _labels(table: Table, column: int) -> list[int]:
-    """Turn labels into 1, 0; -1 is the other person's label where 1 is the same person's."""
-    written = [row[column].strip().casefold() for row in table.rows]
-    dialect = set(written)
-    for i, label in enumerate(written):
-        # Beside 0, a -1 means nothing that could be known.
-        if label not in _MATED or (label == "-1" and "0" in dialect):
-            raise table.error(
-                i,
-                f"label {table.rows[i][column]!r}",
-                "1 or True for the same person; 0, False or -1 for two people",
-            )
-    return [_MATED[label] for label in written]
-
-
-def _folds(table: Table, column: int) -> list[int]:
-    folds = []
-    for i, row in enumerate(table.rows):
-        text = row[column].strip()
-        if not text.isdecimal():
-            raise table.error(i, f"fold {text!r}", "a whole number from 0")
-        folds.append(int(text))
-    return folds
 
 
 def _is_lfw(table: Table) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from facever.data.images import is_image_name
 from facever.errors import DataError
 
+_MATED = {"0": 0, "1": 1, "true": 1, "false": 0, "-1": 0}
 _SAMPLE_LINES = 100
 
 
@@ -138,3 +139,36 @@ def _blank_separated(text: str) -> Iterator[tuple[int, list[str]]]:
             row = [field for field in re.split(r"[ \t\r\n]", line) if field]
         if row:
             yield number, row
+
+
+def mated_column(table: Table, column: int) -> list[int]:
+    """Turn labels into 1 for the same person and 0 for two people.
+
+    -1 stands for two people where the file has no 0; beside 0 it means nothing that could be known.
+
+    Raises:
+        DataError: another label, with its line.
+    """
+    written = [row[column].strip().casefold() for row in table.rows]
+    allowed = _MATED.keys() - ({"-1"} if "0" in written else set())
+    for i, label in enumerate(written):
+        if label not in allowed:
+            raise table.error(
+                i,
+                f"label {table.rows[i][column]!r}",
+                "1 or True for the same person; 0, False or -1 for two people",
+            )
+    return [_MATED[label] for label in written]
+
+
+def fold_column(table: Table, column: int) -> list[int]:
+    """Turn a column into numbers of folds.
+
+    Raises:
+        DataError: a field is no whole number from 0, with its line.
+    """
+    written = [row[column].strip() for row in table.rows]
+    for i, text in enumerate(written):
+        if not text.isdecimal():
+            raise table.error(i, f"fold {text!r}", "a whole number from 0")
+    return [int(text) for text in written]
