@@ -130,9 +130,10 @@ def _parents(ask: Ask) -> Iterator[Path]:
         begun = [named] if named else runs.list_runs("finetune")[::-1]
         unfinished = [run for run in begun if run == named or not runs.is_finished(run)]
         recorded = [parent for run in unfinished if (parent := runs.parent_of(run))]
-        yield from (parent for parent in recorded if parent.exists())
         if named and recorded:
+            yield recorded[0]
             return
+        yield from (parent for parent in recorded if parent.exists())
     yield runs.newest_best(verb="train", finished=True)
 
 
@@ -174,7 +175,8 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
         note(f"loss.init: {config.loss.init!r} has no effect in {verb}: there is no parent")
     data = open_data(config.data)
     pairs = data.labelled_pairs()
-    from_scratch = run is None and parent is None
+    saved = runs.load_newest(run) if run else None
+    from_scratch = saved is None and parent is None
     parts = build_parts(config, data, pretrained=config.model.pretrained and from_scratch)
     environment = describe(verb, config, data, parts, parent)
     note(banner(config, environment))
@@ -183,16 +185,14 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
     if run is None:
         run = runs.create_run(verb, ask.run, config.to_dict(), environment)
     with runs.locked(run):
-        state = parts.state
-        saved = runs.load_newest(run)
         if saved:
             parts = _resume(parts, saved, data, run)
         elif parent:
             _start_from(parent, config, data, parts)
         _fit(config, data, pairs, parts, run, environment)
-        runs.mark_finished(run)
         _show(run, config, data)
-    return Trained(run, config, environment, best=state.best)
+        runs.mark_finished(run)
+    return Trained(run, config, environment, best=parts.state.best)
 
 
 def _start_from(parent: Path, config: Config, data: OpenData, parts: Parts) -> None:

@@ -276,6 +276,16 @@ def test_finetune_keeps_the_parent_s_model_and_its_parent_at_a_resume(facever, f
     assert environment["parent"] == "checkpoints/train-1/best.pt"
 
 
+def test_a_named_finetune_whose_parent_is_gone_says_so(facever, faces, tmp_path):
+    facever("train", f"data.root={faces}", *TINY, "optim.epochs=1", "--run", "t")
+    given = ["finetune", "--loss", "arcface", "optim.epochs=1", "optim.batch_size=16", "--run", "f"]
+    assert facever(*given).code == 0
+    (tmp_path / "checkpoints/t/best.pt").unlink()
+    answer = facever(*given)
+    assert answer.code == 2
+    assert "checkpoints/t/best.pt: no such checkpoint" in answer.err
+
+
 @pytest.mark.parametrize("init", ["means", "classifier", "random"])
 def test_finetune_starts_its_prototypes_as_asked(facever, faces, tmp_path, init):
     facever("train", f"data.root={faces}", *TINY)
