@@ -1,4 +1,4 @@
-"""Decoding in several processes, because threads do not make it faster."""
+"""Work on pictures in several processes, because threads do not make it faster."""
 
 import os
 import signal
@@ -44,7 +44,7 @@ def run_all(
         yield from pool.map(function, tasks)
     except BrokenProcessPool as error:
         raise FaceverError(
-            f"one of {workers} decoding processes died, most likely for want of memory\n"
+            f"one of {workers} processes died, most likely for want of memory\n"
             "  expected room for all of them; lower data.workers"
         ) from error
     finally:

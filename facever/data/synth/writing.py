@@ -2,8 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,12 @@ from pathlib import Path
 from facever.data.synth.layouts import VERIFICATION_FROM, find_layout
 from facever.data.synth.pictures import MEASURED, check_size_and_seed, render
 from facever.data.synth.plan import Counts, Plan, Shot, plan
+from facever.data.workers import Progress, run_all, usable_cores
 from facever.errors import ConfigError, DataError, StorageError
 
-Progress = Callable[[int, int], None]
 _CHUNK = 32  # pictures between two calls of progress
+# Starting processes takes about a second, in which one process draws some 250 pictures.
+_POOL_SHOTS = 500
 
 
 def synthesise(
@@ -47,7 +48,7 @@ def synthesise(
         val_pairs: labelled pairs, half of them mated; an odd one is left out.
         test_pairs: pairs to submit, the same; LFW's ten folds take a multiple of 20.
         ver_identities: people in the pairs, half of them in val and half in test.
-        workers: threads; None takes one per processor.
+        workers: processes; None takes one per core.
         progress: called with (pictures done, pictures in all).
 
     Raises:
@@ -56,7 +57,7 @@ def synthesise(
         StorageError: the disk refuses.
     """
     _check(identities=(identities, 2), images=(images, 1), ver_identities=(ver_identities, 4))
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = usable_cores() if workers is None else workers
     _check(val_pairs=(val_pairs, 2), test_pairs=(test_pairs, 2), workers=(workers, 1))
     check_size_and_seed(size, seed)
     planned = plan(
@@ -108,16 +109,11 @@ def _write(
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
     chunks = [shots[i : i + _CHUNK] for i in range(0, len(shots), _CHUNK)]
     lines = [",".join(["path", "identity", *MEASURED]) + "\n"]
-    # Threads, not processes: NumPy and Pillow let go of the interpreter while they work.
-    pool = ThreadPoolExecutor(workers)
-    try:
-        write = partial(_write_chunk, folder, size=size, seed=seed)
-        for rows in pool.map(write, chunks):
-            lines += rows
-            if progress:
-                progress(len(lines) - 1, len(shots))
-    finally:
-        pool.shutdown(cancel_futures=True)
+    write = partial(_write_chunk, folder, size=size, seed=seed)
+    for rows in run_all(write, chunks, workers=workers if len(shots) >= _POOL_SHOTS else 1):
+        lines += rows
+        if progress:
+            progress(len(lines) - 1, len(shots))
     for name, text in {**planned.texts, "quality.csv": "".join(lines)}.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
 
