@@ -64,7 +64,7 @@ def run_demo(out: Path, *, quick: bool = False) -> str:
     )
 
 
-FINETUNING = {"optim": {"epochs": 3, "batch_size": 64}, "eval": {"bootstrap": 500}}
+FINETUNING = {"optim": {"epochs": 5, "batch_size": 64}, "eval": {"bootstrap": 500}}
 
 
 def make_faces(out: Path, **options: int | str) -> dict[str, int]:
