@@ -339,7 +339,7 @@ def test_a_killed_decoding_process_is_told_with_its_likely_cause(tmp_path: Path)
     script = tmp_path / "work.py"
     script.write_text(WORKERS)
     output = start([sys.executable, str(script), "0", "die"]).communicate(timeout=60)[0]
-    assert "decoding processes died, most likely for want of memory" in output
+    assert "processes died, most likely for want of memory" in output
     assert "lower data.workers" in output
 
 
