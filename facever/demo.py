@@ -64,7 +64,12 @@ def run_demo(out: Path, *, quick: bool = False) -> str:
     )
 
 
-FINETUNING = {"optim": {"epochs": 5, "batch_size": 64}, "eval": {"bootstrap": 500}}
+# A scale of 64 is meant for thousands of identities.
+FINETUNING = {
+    "loss": {"params": {"s": 32.0}},
+    "optim": {"epochs": 5, "batch_size": 64},
+    "eval": {"bootstrap": 500},
+}
 
 
 def make_faces(out: Path, **options: int | str) -> dict[str, int]:
