@@ -66,7 +66,7 @@ def write_submission(
     about = {
         **side_car,
         "competition": profile.name,
-        "pairs": {"file": pairs.source and str(pairs.source), "sha256": pairs.sha256},
+        "pairs": {"file": _from_here(pairs.source), "sha256": pairs.sha256},
         "rows": len(rows),
         "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
         "lint": problems,
@@ -74,6 +74,14 @@ def write_submission(
     }
     write_json(target.with_suffix(".json"), about)
     return write_text(target, text)
+
+
+def _from_here(path: Path | None) -> str | None:
+    """Name a file from the current folder where it lies below: a side-car is handed on."""
+    if path is None:
+        return None
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def submission_ids(rows: Rows, profile: Profile) -> list[str]:

@@ -85,6 +85,7 @@ def test_the_whole_way_from_a_folder_to_a_csv(facever, faces, tmp_path):
     side_car = json.loads((tmp_path / "submissions" / "finetune-1.json").read_text())
     assert side_car["checkpoints"][0]["sha256"] == checkpoint.file_digest(run / "best.pt")
     assert side_car["validation"]["eer"] == pytest.approx(answer["eer"])
+    assert side_car["pairs"]["file"] == str(faces / "test_pairs.txt")
 
 
 def test_validation_lines_hold_eer_in_percent_and_train_lines_the_rate(facever, faces, tmp_path):
