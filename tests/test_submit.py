@@ -1,5 +1,6 @@
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,14 @@ def test_a_submission_is_the_header_the_line_numbers_and_nine_digits(tmp_path):
     written = [float(line.split(b",")[1]) for line in lines[1:-1]]
     assert np.array_equal(np.float32(written), scores)
     assert lint_file(path, pair_list(), S25) == []
+
+
+def test_the_side_car_names_its_pair_file_without_the_machine_s_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pairs = replace(pair_list(), source=tmp_path / "data" / "test_pairs.txt")
+    write_submission(tmp_path / "x.csv", cosines(), pairs, S25, side_car=side_car())
+    about = json.loads((tmp_path / "x.json").read_text())
+    assert about["pairs"]["file"] == "data/test_pairs.txt"
 
 
 def test_the_side_car_tells_where_a_submission_comes_from(tmp_path):
