@@ -3,6 +3,7 @@
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 from facever.data.synth import synthesise
 from facever.pipeline import Ask, evaluate, finetune, submit, train
@@ -13,6 +14,13 @@ SETTINGS = {
     "data": {"image_size": 96},
     "model": {"backbone": "resnet10t", "embedding_dim": 128},
     "optim": {"batch_size": 64},
+    "eval": {"bootstrap": 500},
+}
+
+# A scale of 64 is meant for thousands of identities.
+FINETUNING = {
+    "loss": {"params": {"s": 32.0}},
+    "optim": {"epochs": 5, "batch_size": 64},
     "eval": {"bootstrap": 500},
 }
 
@@ -64,17 +72,9 @@ def run_demo(out: Path, *, quick: bool = False) -> str:
     )
 
 
-# A scale of 64 is meant for thousands of identities.
-FINETUNING = {
-    "loss": {"params": {"s": 32.0}},
-    "optim": {"epochs": 5, "batch_size": 64},
-    "eval": {"bootstrap": 500},
-}
-
-
-def make_faces(out: Path, **options: int | str) -> dict[str, int]:
+def make_faces(out: Path, **options: Any) -> dict[str, int]:
     """Draw a data set with a progress line; options as of `synthesise`."""
     note(f"drawing faces into {out}")
     with progress("drawing") as report:
-        counts = synthesise(out, progress=report, **options)  # type: ignore[arg-type]
+        counts = synthesise(out, progress=report, **options)
     return vars(counts)
