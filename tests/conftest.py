@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# For `pytest --hypothesis-profile=fuzz`.
+settings.register_profile("fuzz", max_examples=10_000, deadline=None)
 
 # Small enough that a run of two epochs takes seconds on one busy core.
 TINY = (

@@ -19,15 +19,46 @@ MARGINS += ["elasticface"]
 CLASSIFIERS = ["ce", "normface", *MARGINS]
 PAIRS = ["contrastive", "triplet", "npair", "circle", "supcon", "multisimilarity"]
 ALL = [*CLASSIFIERS, *PAIRS]
+# Losses whose parameters take another path than the defaults, and a sum.
+VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
+    "adaface by probability": ("adaface", {"proxy": "probability"}),
+    "adaface by image": ("adaface", {"proxy": "image"}),
+    "adaface smoothed": (
+        "adaface",
+        {"proxy": "probability", "label_smoothing": 0.1, "allow_smoothing": True},
+    ),
+    "ce+0.5*triplet+magface": ("ce+0.5*triplet+magface", {}),
+}
+EVERY = [*ALL, *VARIANTS]
+STATEFUL = ["curricularface", "adaface", "adaface by probability", "adaface by image"]
 
 
 DIM, IDENTITIES = 8, 6
 Oracle = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-def head(name: str, **params: object) -> Loss:
+def build(name: str, identities: int = IDENTITIES, **params: object) -> Loss:
+    """A loss of `EVERY`, in float32, with the same prototypes every time."""
+    name, own = VARIANTS.get(name, (name, {}))
     torch.manual_seed(1)
-    return build_loss(name, dim=DIM, identities=IDENTITIES, **params).double()
+    return build_loss(name, dim=DIM, identities=identities, **(own | params))
+
+
+def head(name: str, **params: object) -> Loss:
+    return build(name, **params).double()
+
+
+def images_of(z: Tensor) -> Tensor:
+    """An image (B, D, D, 3) for each embedding, a function of that row alone."""
+    unit = torch.nn.functional.normalize(z.detach().float())
+    grey = 127.5 + 127.5 * unit[:, :, None] * unit[:, None, :]
+    return torch.stack([grey, grey.flip(1), 255 - grey], 3).to(torch.uint8)
+
+
+def look_and_compare(loss: Loss, z: Tensor, y: Tensor) -> Tensor:
+    """What the training loop does with every loss."""
+    loss.look(images_of(z))
+    return loss(z, y)
 
 
 def value_and_gradients(
@@ -42,7 +73,7 @@ def value_and_gradients(
 def assert_same(loss: Loss, oracle: Oracle, z: Tensor, y: Tensor, rtol: float = 1e-9) -> None:
     """Value and both gradients of `loss` against `oracle(z, y, prototypes)`."""
     w = loss.prototypes
-    got = value_and_gradients(lambda z: loss(z, y), z, w)
+    got = value_and_gradients(lambda z: look_and_compare(loss, z, y), z, w)
     wanted = value_and_gradients(lambda z: oracle(z, y, w), z, w)
     for ours, theirs in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=rtol, atol=1e-11)
@@ -93,7 +124,12 @@ def psi_combined(cos: Tensor, m1: float, m2: float, m3: float) -> Tensor:
 
 
 def margin_softmax(
-    z: Tensor, y: Tensor, w: Tensor, s: float, psi: Callable[[Tensor, Tensor], Tensor]
+    z: Tensor,
+    y: Tensor,
+    w: Tensor,
+    s: float,
+    psi: Callable[[Tensor, Tensor], Tensor],
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Mean of -log e^{s psi} / (e^{s psi} + sum_{j != y} e^{s cos_j}); psi(cos_y, |z|)."""
     terms = []
@@ -101,34 +137,54 @@ def margin_softmax(
         cosines = [cosine(z[i], row) for row in w]
         logits = [s * cos for cos in cosines]
         logits[identity] = s * psi(cosines[identity], z[i].norm())
-        terms.append(cross_entropy(logits, identity))
+        terms.append(cross_entropy(logits, identity, smoothing))
     return torch.stack(terms).mean()
 
 
-class AdaFaceByItsAuthors:
-    """What the authors' head computes, sample by sample, with its moving averages."""
+def clamped_norms(z: Tensor, y: Tensor, w: Tensor) -> list[float]:
+    return [min(max(row.norm().item(), 0.001), 100.0) for row in z]
 
-    def __init__(self, m: float, h: float, s: float, weight: float) -> None:
-        self.m, self.h, self.s, self.weight = m, h, s, weight
-        self.mean, self.std = 20.0, 100.0
+
+class AdaFaceByItsAuthors:
+    """What the authors' head computes, sample by sample, with its moving averages.
+
+    With `start` None these begin at the mean and standard deviation of the first batch.
+    """
+
+    def __init__(
+        self,
+        weight: float,
+        indicator: Callable[[Tensor, Tensor, Tensor], list[float]] = clamped_norms,
+        start: tuple[float, float] | None = (20.0, 100.0),
+        smoothing: float = 0.0,
+    ) -> None:
+        self.m, self.h, self.s, self.weight = 0.4, 0.333, 64.0, weight
+        self.indicator, self.smoothing = indicator, smoothing
+        self.started = start is not None
+        self.mean, self.std = start or (0.0, 0.0)
+
+    def move(self, values: list[float]) -> None:
+        mean = sum(values) / len(values)
+        std = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+        weight = self.weight if self.started else 1.0
+        self.mean = weight * mean + (1 - weight) * self.mean
+        self.std = weight * std + (1 - weight) * self.std
+        self.started = True
 
     def __call__(self, z: Tensor, y: Tensor, w: Tensor) -> Tensor:
         eps = 1e-3
-        norms = [min(max(row.norm().item(), 0.001), 100.0) for row in z]
-        mean = sum(norms) / len(norms)
-        std = math.sqrt(sum((norm - mean) ** 2 for norm in norms) / (len(norms) - 1))
-        self.mean = self.weight * mean + (1 - self.weight) * self.mean
-        self.std = self.weight * std + (1 - self.weight) * self.std
+        values = self.indicator(z, y, w)
+        self.move(values)
         terms = []
         for i, identity in enumerate(y.tolist()):
-            q = min(max((norms[i] - self.mean) / (self.std + eps) * self.h, -1), 1)
+            q = min(max((values[i] - self.mean) / (self.std + eps) * self.h, -1), 1)
             logits = []
             for j, row in enumerate(w):
                 own = j == identity
                 theta = torch.acos(cosine(z[i], row).clamp(-1 + eps, 1 - eps))
                 theta = (theta - self.m * q * own).clamp(eps, math.pi - eps)
                 logits.append(self.s * (torch.cos(theta) - (self.m + self.m * q) * own))
-            terms.append(cross_entropy(logits, identity))
+            terms.append(cross_entropy(logits, identity, self.smoothing))
         return torch.stack(terms).mean()
 
 

@@ -8,7 +8,7 @@ from loss_oracles import ALL, CLASSIFIERS, PAIRS, batch
 
 from facever.errors import ConfigError
 from facever.losses import LOSSES, Loss, SumLoss, build_loss, loss_problems
-from facever.losses.parameters import keyword_parameters
+from facever.losses.parameters import RADIANS, keyword_parameters
 
 ANGULAR = [name for name in CLASSIFIERS if name not in ("ce", "normface", "cosface", "amsoftmax")]
 
@@ -57,7 +57,7 @@ def test_the_call_of_the_contract_builds_adaface() -> None:
         ("combined", {"m1": 1, "m2": 0.3, "m3": 0.2, "s": 64}),
         ("curricularface", {"m": 0.5, "s": 64, "ema": 0.01}),
         ("magface", {"l_a": 10, "u_a": 110, "l_m": 0.45, "u_m": 0.8, "lambda_g": 35, "s": 64}),
-        ("adaface", {"m": 0.4, "h": 0.333, "s": 64, "ema": 0.01, "ema_init": "authors"}),
+        ("adaface", {"m": 0.4, "h": 0.333, "s": 64, "ema": 0.01, "proxy": "norm"}),
         ("elasticface", {"s": 64, "base": "arc", "plus": False}),
         ("subcenter_arcface", {"m": 0.5, "k": 3, "s": 64}),
         ("contrastive", {"pos_margin": 1, "neg_margin": 0, "reduction": "active"}),
@@ -126,6 +126,34 @@ def test_a_mistake_is_one_message_that_says_what_was_expected(
         build(name, **params)
 
 
+IN_RADIANS = [
+    (name, key)
+    for name, cls in LOSSES.items()
+    for key, bound in cls.bounds_for({}).items()
+    if bound is RADIANS
+]
+
+
+@pytest.mark.parametrize(("name", "key"), IN_RADIANS)
+def test_every_margin_on_the_angle_that_was_given_in_degrees_is_called_that(
+    name: str, key: str
+) -> None:
+    (problem,) = loss_problems(name, {key: 28.6})
+    assert problem.startswith(f"{name}.{key}: 28.6; expected a number in [0, 1.571] radians")
+    assert problem.endswith("28.6 degrees are 0.4992 radians")
+    (problem,) = loss_problems(f"triplet+{name}", {name: {key: 28.6}})
+    assert "28.6 degrees are 0.4992 radians" in problem
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_misspelt_loss_or_parameter_is_one_message_with_the_nearest_name(name: str) -> None:
+    (problem,) = loss_problems(f"{name}x", {"m": 28.6})
+    assert problem == f"loss '{name}x' is not known; did you mean '{name}'?"
+    known = next(iter(keyword_parameters(LOSSES[name])))
+    (problem,) = loss_problems(name, {f"{known}_": 1.0})
+    assert problem == f"{name}.{known}_: {name} has no such parameter; did you mean '{known}'?"
+
+
 def test_all_problems_come_at_once() -> None:
     problems = loss_problems("arcface", {"m": 30, "scale": 64, "s": -1})
     assert len(problems) == 3
@@ -158,7 +186,8 @@ def test_half_a_degree_is_called_that() -> None:
 @pytest.mark.parametrize("name", ANGULAR)
 def test_smoothing_with_an_angular_margin_needs_permission(name: str) -> None:
     params = {"label_smoothing": 0.1}
-    assert "loss.allow_smoothing=true" in loss_problems(name, params)[0]
+    (problem,) = loss_problems(name, params)
+    assert "loss.allow_smoothing=true" in problem
     assert loss_problems(name, params, allow_smoothing=True) == []
     assert build(name, allow_smoothing=True, **params).label_smoothing == 0.1
 

@@ -11,8 +11,11 @@ from loss_oracles import (
     DIM,
     IDENTITIES,
     MARGINS,
+    STATEFUL,
     batch,
     head,
+    images_of,
+    look_and_compare,
     value_and_gradients,
 )
 from torch import Tensor
@@ -21,30 +24,31 @@ from torch.nn import functional
 from facever.losses import LOSSES, build_loss
 
 
-@pytest.mark.parametrize("name", ["adaface", "curricularface"])
+@pytest.mark.parametrize("name", STATEFUL)
 def test_state_moves_only_in_training_and_not_for_a_batch_of_one(name: str) -> None:
     loss = head(name)
     z, y = batch()
     start = {key: value.clone() for key, value in loss.named_buffers()}
     loss.eval()
-    loss(z, y)
+    look_and_compare(loss, z, y)
+    loss.look(images_of(z))
     loss.logits(z, y)
     loss.train()
-    loss(z[:1], y[:1])
+    look_and_compare(loss, z[:1], y[:1])
     loss.logits(z)
     assert all(torch.equal(start[key], value) for key, value in loss.named_buffers())
-    loss(z, y)
+    look_and_compare(loss, z, y)
     assert not all(torch.equal(start[key], value) for key, value in loss.named_buffers())
 
 
-@pytest.mark.parametrize("name", ["adaface", "curricularface"])
+@pytest.mark.parametrize("name", STATEFUL)
 def test_state_is_saved_and_restored(name: str) -> None:
     loss, resumed = head(name), head(name)
     for step in range(3):
-        loss(*batch(seed=step))
+        look_and_compare(loss, *batch(seed=step))
     resumed.load_state_dict(loss.state_dict())
     z, y = batch(seed=9)
-    assert torch.equal(resumed(z, y), loss(z, y))
+    assert torch.equal(look_and_compare(resumed, z, y), look_and_compare(loss, z, y))
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)

@@ -18,15 +18,19 @@ from loss_oracles import (
     batch,
     head,
     margin_softmax,
+    value_and_gradients,
 )
-from torch import Tensor
+from pytorch_metric_learning import losses as metric_learning
+from torch import Tensor, nn
 
 from facever.losses.margin import Margin
 
 
-def from_psi(s: float, psi: Callable[[Tensor], Tensor]) -> Oracle:
-    return lambda z, y, w: margin_softmax(z, y, w, s, lambda cos, norm: psi(cos))
+def from_psi(s: float, psi: Callable[[Tensor], Tensor], smoothing: float = 0.0) -> Oracle:
+    return lambda z, y, w: margin_softmax(z, y, w, s, lambda cos, norm: psi(cos), smoothing)
 
+
+SMOOTHED = {"label_smoothing": 0.1, "allow_smoothing": True}
 
 PAPERS: list[tuple[str, dict[str, object], Oracle]] = [
     ("normface", {}, from_psi(64, lambda cos: cos)),
@@ -48,6 +52,9 @@ PAPERS: list[tuple[str, dict[str, object], Oracle]] = [
         {"m1": 1.8, "m2": 0.6, "m3": 0.1, "s": 4},
         from_psi(4, lambda cos: oracles.psi_combined(cos, 1.8, 0.6, 0.1)),
     ),
+    ("normface", SMOOTHED, from_psi(64, lambda cos: cos, 0.1)),
+    ("cosface", SMOOTHED, from_psi(64, lambda cos: cos - 0.35, 0.1)),
+    ("arcface", SMOOTHED, from_psi(64, lambda cos: oracles.psi_arcface(cos, 0.5), 0.1)),
     ("elasticface", {"std": 0.0}, from_psi(64, lambda cos: oracles.psi_arcface(cos, 0.5))),
     ("elasticface", {"base": "cos", "std": 0.0}, from_psi(64, lambda cos: cos - 0.35)),
 ]
@@ -86,7 +93,7 @@ def test_cross_entropy_smooths_by_a_tenth_and_no_other_loss_smooths() -> None:
 def test_adaface_follows_its_authors_over_several_steps(ema: float) -> None:
     """Norms from 0.0005 to 160 reach both clamps; the state must move before it is used."""
     loss = head("adaface", ema=ema)
-    authors = oracles.AdaFaceByItsAuthors(m=0.4, h=0.333, s=64, weight=ema)
+    authors = oracles.AdaFaceByItsAuthors(ema)
     for step in range(4):
         z, y = batch(length=15.0, seed=step)
         z[0] *= 5e-4 / z[0].norm()
@@ -105,7 +112,7 @@ def test_adaface_follows_its_authors_where_cosines_are_clamped() -> None:
         loss.prototypes[1] = -z[y == 1][0]
         loss.prototypes[2] = z[y == 3][0] * 0.1
         loss.prototypes[4] = -z[y == 3][1]
-    assert_same(loss, oracles.AdaFaceByItsAuthors(m=0.4, h=0.333, s=64, weight=0.01), z, y)
+    assert_same(loss, oracles.AdaFaceByItsAuthors(0.01), z, y)
 
 
 def test_curricularface_follows_its_authors_over_several_steps() -> None:
@@ -144,6 +151,69 @@ def test_subcentres_take_the_nearest_of_each_identity() -> None:
     assert_same(loss, oracle, z, y)
 
 
+@pytest.mark.parametrize("plus", [False, True])
+@pytest.mark.parametrize("base", ["arc", "cos"])
+def test_elasticface_is_a_loop_over_the_margins_it_draws(base: str, plus: bool) -> None:
+    loss = head("elasticface", base=base, plus=plus, std=0.1)
+    z, y = batch()
+    torch.manual_seed(7)
+    drawn = torch.normal(loss.margin.m, 0.1, y.shape, dtype=torch.float64).tolist()
+
+    def oracle(z: Tensor, y: Tensor, w: Tensor) -> Tensor:
+        cos = [oracles.cosine(z[i], w[y[i]]).item() for i in range(len(y))]
+        harder = [sum(other > own for other in cos) for own in cos]
+        margins = iter([sorted(drawn)[rank] for rank in harder] if plus else drawn)
+        if base == "cos":
+            return margin_softmax(z, y, w, 64, lambda cos, _: cos - next(margins))
+        return margin_softmax(z, y, w, 64, lambda cos, _: oracles.psi_arcface(cos, next(margins)))
+
+    torch.manual_seed(7)
+    assert_same(loss, oracle, z, y)
+
+
+def test_a_sum_is_the_sum_of_its_loops() -> None:
+    loss = head("cosface+0.5*triplet", triplet={"m": 0.3})
+    cosface = from_psi(64, lambda cos: cos - 0.35)
+    assert_same(
+        loss, lambda z, y, w: cosface(z, y, w) + 0.5 * oracles.triplet(z, y, m=0.3), *batch()
+    )
+
+
+DEGREES = math.degrees(0.5)
+METRIC_LEARNING: list[tuple[str, dict[str, object], type[nn.Module], dict[str, float]]] = [
+    ("normface", {}, metric_learning.NormalizedSoftmaxLoss, {"temperature": 1 / 64}),
+    ("cosface", {}, metric_learning.CosFaceLoss, {"margin": 0.35}),
+    ("amsoftmax", {"m": 0.2, "s": 30}, metric_learning.CosFaceLoss, {"margin": 0.2, "scale": 30}),
+    ("sphereface", {"m": 4}, metric_learning.SphereFaceLoss, {"margin": 4, "scale": 30}),
+    ("arcface", {}, metric_learning.ArcFaceLoss, {"margin": DEGREES}),
+    (
+        "subcenter_arcface",
+        {"k": 3},
+        metric_learning.SubCenterArcFaceLoss,
+        {"margin": DEGREES, "sub_centers": 3},
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "params", "kind", "theirs"), METRIC_LEARNING)
+def test_pytorch_metric_learning_agrees(
+    name: str, params: dict[str, object], kind: type[nn.Module], theirs: dict[str, float]
+) -> None:
+    """Its margins are degrees, its SphereFace keeps the norm, so it is shown unit rows; its
+    ArcFace jumps beyond pi - m, where no image of this batch is."""
+    z, y = batch()
+    loss = head(name, **params)
+    other = kind(num_classes=IDENTITIES, embedding_size=DIM, **theirs)
+    other.W = nn.Parameter(loss.prototypes.detach().reshape(-1, DIM).t().clone())
+    own = loss.logits(z).gather(1, y[:, None]) / loss.s
+    assert own.min() > -math.cos(0.5)
+    got = value_and_gradients(lambda z: loss(z, y), z, loss.prototypes)
+    wanted = value_and_gradients(lambda z: other(nn.functional.normalize(z), y), z, other.W)
+    for ours, expected in zip(got[:2], wanted[:2], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(got[2].reshape(-1, DIM), wanted[2].t(), rtol=1e-8, atol=1e-11)
+
+
 def test_insightface_agrees_wherever_its_target_has_not_turned_up_again() -> None:
     """Its code has cos theta - m sin m beyond pi - m, which jumps; before that it is ArcFace."""
     cos = torch.linspace(-math.cos(0.5) + 1e-6, 1 - 1e-9, 1001, dtype=torch.float64)
@@ -169,6 +239,7 @@ def test_detached_margin_keeps_the_value_and_gives_the_gradient_of_the_cosine(na
 WITHOUT_MARGIN = [
     ("sphereface", {"m": 1.0}),
     ("cosface", {"m": 0.0}),
+    ("amsoftmax", {"m": 0.0}),
     ("arcface", {"m": 0.0}),
     ("combined", {"m1": 1.0, "m2": 0.0, "m3": 0.0}),
     ("magface", {"l_m": 0.0, "u_m": 0.0, "lambda_g": 0.0}),
@@ -183,6 +254,20 @@ def test_without_a_margin_every_loss_is_the_softmax(name: str, params: dict[str,
     z, y = batch()
     loss, softmax = head(name, s=64.0, **params), head("normface")
     softmax.prototypes.data = loss.prototypes.detach().reshape(IDENTITIES, DIM)
+    got = value_and_gradients(lambda z: loss(z, y), z, loss.prototypes)
+    wanted = value_and_gradients(lambda z: softmax(z, y), z, softmax.prototypes)
+    for ours, theirs in zip(got, wanted, strict=True):
+        torch.testing.assert_close(ours.view_as(theirs), theirs, rtol=1e-8, atol=1e-11)
+
+
+def test_curricularface_without_margin_and_hard_negatives_is_the_softmax() -> None:
+    """Its negatives above cos(theta_y) are weighted whatever the margin."""
+    z, y = batch(p=IDENTITIES, k=1)
+    loss, softmax = head("curricularface", m=0.0, s=16.0), head("normface", s=16.0)
+    with torch.no_grad():
+        loss.prototypes[y] = z + torch.randn_like(z)
+        softmax.prototypes.copy_(loss.prototypes)
+    assert torch.equal(softmax.logits(z).argmax(1), y)
     torch.testing.assert_close(loss(z, y), softmax(z, y), rtol=1e-9, atol=0)
 
 
@@ -210,6 +295,7 @@ FALLING = [
     ("sphereface", {}),
     ("sphereface", {"m": 4.0}),
     ("cosface", {}),
+    ("amsoftmax", {}),
     ("arcface", {}),
     ("arcface", {"m": math.pi / 2}),
     ("combined", {}),
@@ -217,8 +303,13 @@ FALLING = [
     ("combined", {"m1": 0.8, "m2": 0.1, "m3": 0.1}),
     ("curricularface", {}),
     ("magface", {}),
+    ("magface", {"norm": 5.0}),
+    ("magface", {"norm": 150.0}),
     ("adaface", {}),
+    ("adaface", {"norm": 1.0, "h": 1e4}),
+    ("adaface", {"norm": 90.0, "h": 1e4}),
     ("elasticface", {}),
+    ("elasticface", {"base": "cos"}),
     ("subcenter_arcface", {}),
 ]
 

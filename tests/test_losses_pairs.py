@@ -8,7 +8,7 @@ import loss_oracles as oracles
 import pytest
 import torch
 from loss_oracles import PAIRS, batch
-from pytorch_metric_learning import distances, losses, reducers
+from pytorch_metric_learning import distances, losses, miners, reducers
 from torch import Tensor
 
 from facever.losses import build_loss
@@ -119,6 +119,24 @@ def test_pytorch_metric_learning_agrees(
 ) -> None:
     z, y = batch(p=6, k=4, length=2.0)
     assert_same(name, params, metric, z, y)
+
+
+COSINE = distances.CosineSimilarity()
+
+
+@pytest.mark.parametrize(
+    ("miner", "theirs"),
+    [
+        ("hard", miners.BatchHardMiner(distance=COSINE)),
+        ("semihard", miners.TripletMarginMiner(0.2, "semihard", distance=COSINE)),
+    ],
+)
+def test_pytorch_metric_learning_mines_the_same_triplets(
+    miner: str, theirs: torch.nn.Module
+) -> None:
+    loss = losses.TripletMarginLoss(0.2, distance=COSINE)
+    z, y = batch(p=6, k=4, length=2.0)
+    assert_same("triplet", {"miner": miner}, lambda z, y: loss(z, y, theirs(z, y)), z, y)
 
 
 def test_npair_on_unit_vectors_scales_the_cosines() -> None:

@@ -37,7 +37,16 @@ from facever.losses.published import (
 )
 from facever.losses.softmax import CrossEntropy, MarginSoftmax, NormFace
 
-__all__ = ["LOSSES", "Loss", "Margin", "MarginSoftmax", "SumLoss", "build_loss", "loss_problems"]
+__all__ = [
+    "LOSSES",
+    "Loss",
+    "Margin",
+    "MarginSoftmax",
+    "SumLoss",
+    "build_loss",
+    "loss_problems",
+    "loss_terms",
+]
 
 LOSSES: dict[str, type[Loss]] = {
     "ce": CrossEntropy,
@@ -116,6 +125,11 @@ def loss_problems(
     for term, own in given.items():
         problems += _term_problems(term, own)
     return problems if allow_smoothing else problems + _smoothing_problems(given)
+
+
+def loss_terms(name: str) -> list[str]:
+    """The losses that a name spells: itself, or those of a sum without their weights."""
+    return [term for _, term in _terms(name)]
 
 
 def _is_sum(name: str) -> bool:

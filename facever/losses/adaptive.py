@@ -13,6 +13,8 @@ from torch import Tensor, distributed
 
 from facever.losses.margin import Margin, add_angle, angle
 
+Proxy = Literal["norm", "probability", "image"]
+
 
 def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Count, mean and unbiased standard deviation of `values` (B,), over all processes."""
@@ -121,12 +123,17 @@ class AdaFace(Margin):
     clipped into [eps, pi - eps] and every cosine into [-1 + eps, 1 - eps], eps = 1e-3, and
     `ema` is the weight of the new batch.
 
+    The norm is one proxy of the quality; section 4.3 compares it with others. In place of the
+    norms they are what `target` and `update` take, and they are not clamped.
+
     Args:
         m: margin, in radians and in units of cosine.
-        h: how far the norms spread q.
+        h: how far the proxy spreads q.
         ema: weight of a batch in mu and sigma.
         ema_init: `authors` starts at mu 20, sigma 100, which keeps q near 0 for some 350
             steps; `data` starts at what `observe` is shown, or at the first training batch.
+            By default `authors` for norms, `data` for every other proxy.
+        proxy: what q is computed from.
     """
 
     EPS = 1e-3
@@ -136,22 +143,31 @@ class AdaFace(Margin):
     started: Tensor
 
     def __init__(
-        self, m: float, h: float, *, ema: float, ema_init: Literal["authors", "data"]
+        self,
+        m: float,
+        h: float,
+        *,
+        ema: float,
+        ema_init: Literal["authors", "data"] | None,
+        proxy: Proxy,
     ) -> None:
         super().__init__()
+        if ema_init is None:
+            ema_init = "authors" if proxy == "norm" else "data"
         self.m = m
         self.h = h
         self.ema = ema
         self.ema_init = ema_init
+        self.reads_norms = proxy == "norm"
         self.register_buffer("mu", torch.tensor(20.0))
         self.register_buffer("sigma", torch.tensor(100.0))
         self.register_buffer("started", torch.tensor(ema_init == "authors"))
         self._q: Tensor | None = None
 
-    def quality(self, norm: Tensor) -> Tensor:
-        """The image quality q in [-1, 1], (B,), of norms (B,)."""
-        norm = self._clamped(norm.detach())
-        return (self.h * (norm - self.mu) / (self.sigma + self.EPS)).clamp(-1, 1)
+    def quality(self, indicator: Tensor) -> Tensor:
+        """The image quality q in [-1, 1], (B,), of norms or another proxy (B,)."""
+        indicator = self._clamped(indicator.detach())
+        return (self.h * (indicator - self.mu) / (self.sigma + self.EPS)).clamp(-1, 1)
 
     def target(self, cos_y: Tensor, norm: Tensor) -> Tensor:
         """The margin's psi, (B,)."""
@@ -163,7 +179,7 @@ class AdaFace(Margin):
 
     @torch.no_grad()
     def update(self, cos_y: Tensor, norm: Tensor) -> None:
-        """Move mu and sigma with the norms (B,); a batch of one moves nothing."""
+        """Move mu and sigma with norms or another proxy (B,); a batch of one moves nothing."""
         count, mean, deviation = moments(self._clamped(norm))
         weight = torch.where(self.started, self.ema * torch.ones_like(mean), 1.0) * (count > 1)
         self.mu.lerp_(mean.to(self.mu), weight.to(self.mu))
@@ -174,17 +190,16 @@ class AdaFace(Margin):
     def observe(self, norms: Tensor) -> None:
         """Start mu and sigma from the norms of the data (N,), where `ema_init` is `data`.
 
-        Every process is to be shown the same norms.
+        Every process is to be shown the same norms. They say nothing about another proxy.
         """
-        if self.ema_init == "data" and len(norms) > 1:
+        if self.reads_norms and self.ema_init == "data" and len(norms) > 1:
             norms = self._clamped(norms)
             self.mu.copy_(norms.mean())
             self.sigma.copy_(norms.std())
             self.started.fill_(True)
 
-    @staticmethod
-    def _clamped(norm: Tensor) -> Tensor:
-        return norm.clamp(0.001, 100)
+    def _clamped(self, indicator: Tensor) -> Tensor:
+        return indicator.clamp(0.001, 100) if self.reads_norms else indicator
 
     def stats(self) -> dict[str, Tensor]:
         """`mu` and `sigma`."""

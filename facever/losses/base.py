@@ -1,6 +1,7 @@
 """The protocol of every loss, and sums of losses.
 
-B: batch, C: identities, D: embedding dimension; `z` raw embeddings, `y` identities.
+B: batch, C: identities, D: embedding dimension, S: side of an image; `z` raw embeddings,
+`y` identities.
 """
 
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from facever.losses.parameters import Bound
+from facever.losses.similarity import working_dtype
 
 
 class Loss(nn.Module):
@@ -44,6 +46,9 @@ class Loss(nn.Module):
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits (B, C) of classifier losses: plain, or with `y` as they are trained on."""
         raise TypeError(f"{type(self).__name__} compares embeddings; it has no classifier")
+
+    def look(self, pixels: Tensor) -> None:
+        """Show the images (B, S, S, 3), uint8, that the next batch of embeddings comes from."""
 
     def set_margin(self, fraction: float) -> None:
         """Train with this fraction of the margin; 1 is the whole of it."""
@@ -83,6 +88,8 @@ class SumLoss(Loss):
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """The weighted sum of the losses of `z` (B, D), `y` (B,)."""
+        # Widened once for all: the gradients of the losses would add up in bfloat16.
+        z = z.to(working_dtype(z))
         values = {name: loss(z, y) for name, loss in self.terms.items()}
         self._last = {name: value.detach() for name, value in values.items()}
         return torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
@@ -112,6 +119,11 @@ class SumLoss(Loss):
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits (B, C) of the first classifier."""
         return self.classifier.logits(z, y)
+
+    def look(self, pixels: Tensor) -> None:
+        """Show the images (B, S, S, 3) of the next batch to every loss."""
+        for loss in self.losses().values():
+            loss.look(pixels)
 
     def set_margin(self, fraction: float) -> None:
         """Train every loss with this fraction of its margin."""

@@ -59,6 +59,8 @@ class Margin(nn.Module):
     """The largest cosine of the other identities."""
     reshapes_negatives: bool = False
     """Whether `negatives` does anything but clamp to `limit`."""
+    reads_norms: bool = True
+    """Whether what `target` takes beside the cosines are the norms of raw embeddings."""
     fraction: float = 1.0
     """How much of the margin is in force, for a warm-up."""
 

@@ -86,12 +86,13 @@ def nearest(name: str, known: list[str]) -> str:
 
 def type_problem(annotation: Any, value: object) -> str | None:
     """What `value` should have been, where it is not of the annotated kind."""
-    if get_origin(annotation) is Literal:
-        choices = get_args(annotation)
-        return None if value in choices else f"one of {', '.join(map(str, choices))}"
-    kinds = get_args(annotation) or (annotation,)
+    literal = get_origin(annotation) is Literal
+    kinds = (annotation,) if literal else get_args(annotation) or (annotation,)
     if value is None and type(None) in kinds:
         return None
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    if choices:
+        return None if value in choices else f"one of {', '.join(choices)}"
     if isinstance(value, bool):
         return None if bool in kinds else "a number"
     if float in kinds:

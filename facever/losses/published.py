@@ -5,7 +5,7 @@ B: batch, C: identities, D: embedding dimension. `**head` stands for the keyword
 the functions psi in `margin` and `adaptive`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -22,6 +22,7 @@ from facever.losses.parameters import (
     SHARE,
     Bound,
 )
+from facever.losses.quality import sharpness
 from facever.losses.similarity import unit_rows
 from facever.losses.softmax import MarginSoftmax
 
@@ -143,7 +144,24 @@ class MagFace(MarginSoftmax):
 
 
 class AdaFace(MarginSoftmax):
-    """Softmax with `adaptive.AdaFace`; m in radians and of cosine, `ema` the batch's weight."""
+    """Softmax with `adaptive.AdaFace`; m in radians and of cosine, `ema` the batch's weight.
+
+    The proxies of the image quality are those that the paper compares (section 4.3, Table 1).
+
+    Departs from the paper: its `image` is 1 - BRISQUE.
+
+    Args:
+        dim: D.
+        identities: C.
+        m: margin.
+        h: how far the proxy spreads q.
+        ema: weight of a batch in the proxy's mean and standard deviation.
+        ema_init: where these start, `authors` or `data`; see `adaptive.AdaFace`.
+        proxy: what q is computed from, without gradient: `norm` of the raw embedding;
+            `probability` of the true identity, the softmax of s cos(theta_j) without a margin;
+            `image`, the `quality.sharpness` of what `look` was shown.
+        **head: of `MarginSoftmax`.
+    """
 
     bounds: ClassVar = MarginSoftmax.bounds | {"m": RADIANS, "h": NOT_NEGATIVE, "ema": SHARE}
 
@@ -155,11 +173,44 @@ class AdaFace(MarginSoftmax):
         m: float = 0.4,
         h: float = 0.333,
         ema: float = 0.01,
-        ema_init: Literal["authors", "data"] = "authors",
+        ema_init: Literal["authors", "data"] | None = None,
+        proxy: adaptive.Proxy = "norm",
         **head: Any,
     ) -> None:
-        psi = adaptive.AdaFace(m, h, ema=ema, ema_init=ema_init)
+        psi = adaptive.AdaFace(m, h, ema=ema, ema_init=ema_init, proxy=proxy)
         super().__init__(dim, identities, psi, **head)
+        self.proxy = proxy
+        self._sharpness: Tensor | None = None
+
+    @classmethod
+    def contradictions(cls, params: Mapping[str, Any]) -> list[str]:
+        """The authors' statistics, which are those of norms, for another proxy."""
+        if params["proxy"] == "norm" or params["ema_init"] != "authors":
+            return []
+        return [
+            f"ema_init authors, mu 20 and sigma 100, is a start for norms; proxy "
+            f"{params['proxy']} starts from the data: leave ema_init out"
+        ]
+
+    def look(self, pixels: Tensor) -> None:
+        """Keep the sharpness of images (B, S, S, 3), uint8, for the next batch and no other."""
+        if self.proxy == "image":
+            self._sharpness = sharpness(pixels)
+
+    def _indicator(self, norm: Tensor, cos_y: Tensor, rest: Callable[[], Tensor]) -> Tensor:
+        if self.proxy == "probability":
+            return (self.s * cos_y - rest()).detach().sigmoid()
+        return self._shown(norm) if self.proxy == "image" else norm
+
+    def _shown(self, norm: Tensor) -> Tensor:
+        seen, self._sharpness = self._sharpness, None
+        if seen is None or len(seen) != len(norm):
+            raise ValueError(
+                f"adaface: {0 if seen is None else len(seen)} images for {len(norm)} embeddings; "
+                "with proxy=image, loss.look(pixels) shows the images of every batch before "
+                "loss(z, y)"
+            )
+        return seen.to(norm)
 
 
 class ElasticFace(MarginSoftmax):

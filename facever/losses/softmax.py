@@ -5,6 +5,8 @@ B: batch, C: identities, D: embedding dimension; `z` raw embeddings (B, D), `y` 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -139,7 +141,8 @@ class MarginSoftmax(Loss):
                     self.margin.limit,
                     PRODUCTS[self.product],
                 )
-                loss = -functional.logsigmoid(self.s * self._psi(cos_y, norm) - rest).mean()
+                psi = self._psi(cos_y, self._indicator(norm, cos_y, lambda: rest))
+                loss = -functional.logsigmoid(self.s * psi - rest).mean()
             return loss + self.margin.penalty(norm).mean()
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
@@ -168,14 +171,30 @@ class MarginSoftmax(Loss):
     def _trained_logits(self, unit: Tensor, norm: Tensor, y: Tensor) -> Tensor:
         cosines = self._cosines(unit)
         own = y[:, None]
-        psi = self._psi(cosines.gather(1, own).squeeze(1), norm)
+        cos_y = cosines.gather(1, own).squeeze(1)
+        rest = partial(self._rest, cosines.detach(), own)
+        psi = self._psi(cos_y, self._indicator(norm, cos_y, rest))
         return self.s * self.margin.negatives(cosines, psi).scatter(1, own, psi[:, None])
 
-    def _psi(self, cos_y: Tensor, norm: Tensor) -> Tensor:
+    def _rest(self, cosines: Tensor, own: Tensor) -> Tensor:
+        """Log-sum-exp (B,) of s cos(theta_j) over j != y, as `target_and_rest` has it."""
+        limit = self.margin.limit
+        others = self.s * cosines.clamp(-limit, limit)
+        return others.scatter_(1, own, torch.finfo(others.dtype).min).logsumexp(1)
+
+    def _indicator(self, norm: Tensor, cos_y: Tensor, rest: Callable[[], Tensor]) -> Tensor:
+        """What the margin is told of each image beside its cosine, (B,): the norm.
+
+        `rest` gives the log-sum-exp of the other logits, (B,), which only the fused path has
+        at hand.
+        """
+        return norm
+
+    def _psi(self, cos_y: Tensor, indicator: Tensor) -> Tensor:
         self._cos_y = cos_y.detach()
         if self.training:
-            self.margin.update(self._cos_y, norm.detach())
-        psi = self.margin.target(cos_y, norm)
+            self.margin.update(self._cos_y, indicator.detach())
+        psi = self.margin.target(cos_y, indicator)
         return cos_y + (psi - cos_y).detach() if self.detach_margin else psi
 
     def set_margin(self, fraction: float) -> None:
