@@ -1,11 +1,6 @@
-"""The pictures of a report, as SVG that takes its text colour from the page.
+"""The pictures of a run's report, as SVG that takes its text colour from the page."""
 
-matplotlib is imported where it is used, without pyplot: no window, no global state.
-"""
-
-import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -14,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from facever.metrics import det_curve, eer_threshold, equal_error_rate
+from facever.report.canvas import INK, LINE, MATED, NON_MATED, svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Floats = NDArray[np.float64]
 Lines = Sequence[Mapping[str, Any]]
 
-INK = "#010203"  # stands for the page's text colour, which differs in the light and the dark
-MATED, NON_MATED = "#2a9d8f", "#e76f51"  # told apart by colour-blind readers, on white and black
-LINE = "#4a90d9"
 POINTS = 600  # of a curve: more cannot be seen at this size
 DET_RATES = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4)
 DET_RATES_NEAR_CHANCE = (*DET_RATES, 0.6, 0.8, 0.9, 0.95, 0.98)
@@ -154,42 +148,11 @@ def _deviates(rates: Floats) -> Floats:
 
 
 def _svg(title: str, draw: Callable[["Axes"], None]) -> str:
-    """The picture as an `<svg>` element that fills its column."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
+    """One pair of axes as an `<svg>` element."""
 
-    ink = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK
-    )
-    style = {
-        **ink,
-        "svg.fonttype": "none",
-        "font.size": 9,
-        "font.family": "sans-serif",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "svg.hashsalt": title,
-    }
-    buffer = io.StringIO()
-    # Dates and addresses of vocabularies have no place in a page that fetches nothing.
-    bare = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    with matplotlib.rc_context(style):  # type: ignore[arg-type] # keys are checked when it runs
-        figure = Figure(figsize=(5.2, 3.4))
+    def place(figure: "Figure") -> None:
         # Fixed margins: a layout engine would draw everything twice to measure the labels.
         figure.subplots_adjust(left=0.14, right=0.97, bottom=0.14, top=0.96)
-        FigureCanvasSVG(figure)
         draw(figure.add_subplot())
-        figure.savefig(buffer, format="svg", transparent=True, metadata=bare)
-    return _inline(buffer.getvalue(), title)
 
-
-def _inline(document: str, title: str) -> str:
-    """An SVG document as an element of HTML: ids of its own, no namespaces, no fixed size."""
-    body = document[document.index("<svg") :].replace(INK, "currentColor")
-    head, body = body.split(">", 1)
-    view = re.search(r'viewBox="[^"]*"', head)
-    assert view is not None, head
-    prefix = re.sub(r"\W+", "-", title)
-    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", body)
-    return f'<svg {view[0]} role="img" aria-label="{title}">{body}'
+    return svg(title, place)

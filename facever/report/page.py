@@ -1,15 +1,13 @@
-"""The report of a run: a page that needs no network, in the light, the dark and on a phone."""
+"""The report of a run."""
 
 import os
 from collections.abc import Iterable, Sequence
-from html import escape
 from pathlib import Path
-from string import Template
 
 import numpy as np
 
 from facever.metrics import Verification, verification
-from facever.report import figures
+from facever.report import figures, markup
 from facever.report.record import Record, flattened, read_record
 from facever.score import Scores
 from facever.storage import write_text
@@ -40,16 +38,11 @@ def render(record: Record) -> str:
     """The page as HTML; every text of the run is escaped."""
     scores = record.scores
     measured = None if scores is None else _measure(scores)
-    template = Template(Path(__file__).with_name("template.html").read_text(encoding="utf-8"))
-    return template.substitute(
-        title=escape(record.name),
-        what=escape(_what(record)),
-        notes="".join(f"<p>{escape(note)}</p>" for note in record.notes),
-        facts="".join(
-            f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
-            for name, value in (*_training_facts(record), *_verification_facts(measured))
-        ),
-        sections="".join(_sections(record)),
+    return markup.page(
+        record.name,
+        paragraphs=(_what(record), *record.notes),
+        facts=(*_training_facts(record), *_verification_facts(measured)),
+        sections=_sections(record),
     )
 
 
@@ -122,14 +115,9 @@ def _verification_figures(scores: Scores) -> list[tuple[str, str]]:
     ]
 
 
-def _figures(title: str, pictures: Sequence[tuple[str, str]]) -> str:
-    drawn = "".join(
-        f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
-        for caption, svg in pictures
-        if svg
-    )
-    body = f'<div class="figures">{drawn}</div>' if drawn else "<p>Nothing was logged yet.</p>"
-    return f"<h2>{escape(title)}</h2>{body}"
+def _figures(title: str, pictures: Iterable[tuple[str, str]]) -> str:
+    drawn = (markup.figure(svg, caption) for caption, svg in pictures if svg)
+    return markup.section(title, markup.figures(drawn))
 
 
 def _hardest(scores: Scores) -> str:
@@ -144,18 +132,9 @@ def _hardest(scores: Scores) -> str:
         for kind, chosen in (("mated", mated), ("non-mated", non_mated))
         for i in chosen
     ]
-    return "<h2>Hardest pairs</h2>" + _table(rows, ("pair", "score", "left", "right"))
+    table = markup.table(rows, ("pair", "score", "left", "right"))
+    return markup.section("Hardest pairs", table)
 
 
 def _details(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    if not rows:
-        return ""
-    return f"<h2>{title}</h2><details><summary>{len(rows)} values</summary>{_table(rows)}</details>"
-
-
-def _table(rows: Sequence[Sequence[str]], header: Sequence[str] = ()) -> str:
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in header)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f'<div class="wide"><table>{head and f"<tr>{head}</tr>"}{body}</table></div>'
+    return markup.section(title, markup.details(rows)) if rows else ""
