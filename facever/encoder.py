@@ -1,4 +1,4 @@
-"""Image to raw embedding: a timm backbone and the projection that follows it.
+"""Image to raw embedding: a backbone and the projection that follows it.
 
 The encoder is all that inference needs. It returns raw embeddings, since AdaFace and MagFace
 read their norms; normalising is the business of the losses and of `score`.
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facever.backbones import BACKBONES
 from facever.errors import ConfigError
 from facever.transforms import EvalTransform
 
@@ -56,7 +57,7 @@ def build_encoder(
     """Build an encoder with weights drawn from torch's generator, or timm's pretrained ones.
 
     Args:
-        backbone: name of any timm model that gives a feature map.
+        backbone: one of `BACKBONES`, or any timm model that gives a feature map.
         embedding_dim: D.
         neck: `bn-linear-bn`, `gap-linear` or `gdc`; see `NECKS`.
         stem: `default`, or `face` for a stride-1 first convolution without early pooling.
@@ -66,19 +67,36 @@ def build_encoder(
         checkpointing: recompute activations in the backward pass.
 
     Raises:
-        ConfigError: the backbone is unknown, gives no feature map, has no face stem, or its
-            weights cannot be had.
+        ConfigError: the backbone is unknown, gives no feature map, has no face stem, cannot
+            recompute activations, or its weights cannot be had.
     """
-    trunk = _timm_backbone(backbone, pretrained)
+    trunk = _trunk(backbone, pretrained)
     transform = _transform_of(trunk, image_size) if pretrained else EvalTransform(image_size)
     if stem == "face":
         adapt_stem(trunk, backbone)
     if checkpointing:
+        if backbone in BACKBONES:
+            raise ConfigError(
+                f"model.checkpointing: {backbone} is too small to need it and has none\n"
+                "  expected model.checkpointing=false, or a backbone of timm's"
+            )
         trunk.set_grad_checkpointing(True)
         _update_statistics_once(trunk, image_size)
     channels, side = _feature_map(trunk, image_size, backbone)
     projection = NECKS[neck](channels, side, embedding_dim, drop_rate)
     return Encoder(trunk, projection, embedding_dim, transform)
+
+
+def _trunk(name: str, pretrained: bool) -> Any:
+    """Build a backbone of facever's own, else the one that timm calls so."""
+    if name not in BACKBONES:
+        return _timm_backbone(name, pretrained)
+    if pretrained:
+        raise ConfigError(
+            f"model.pretrained: {name} is facever's own, and there are no such weights\n"
+            "  expected model.pretrained=false, or a backbone of timm's"
+        )
+    return BACKBONES[name]()
 
 
 def _timm_backbone(name: str, pretrained: bool) -> Any:
@@ -87,8 +105,11 @@ def _timm_backbone(name: str, pretrained: bool) -> Any:
     if not timm.is_model(name):
         from facever.config import nearest
 
-        close = nearest(name, timm.list_models())
-        raise ConfigError(f"model.backbone: timm knows no {name!r}{close}")
+        close = nearest(name, [*BACKBONES, *timm.list_models()])
+        raise ConfigError(
+            f"model.backbone: timm knows no {name!r}{close}\n"
+            f"  expected a model of timm's, or {', '.join(BACKBONES)}"
+        )
     try:
         return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
     except Exception as error:
@@ -187,8 +208,8 @@ def adapt_stem(trunk: Any, name: str) -> None:
         stem[0] = nn.Conv2d(3, trunk.stem[0].out_channels, kernel_size=2, stride=2)
     else:
         raise ConfigError(
-            f"model.stem: {name} has no face stem; expected a ResNet, ConvNeXt, MobileNet or "
-            "EfficientNet, or model.stem=default"
+            f"model.stem: {name} has no face stem; expected timm's ResNets, ConvNeXts, "
+            "MobileNets or EfficientNets, or model.stem=default"
         )
 
 

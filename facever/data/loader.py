@@ -1,4 +1,4 @@
-"""Batches of augmented training images, each a function of (seed, epoch, position) alone.
+"""Batches of training images, each a function of (seed, epoch, position) alone.
 
 So neither the number of workers nor an interruption changes what the encoder sees.
 """
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     """What one step sees."""
 
     images: Tensor
-    """(B, S, S, 3) uint8, augmented"""
+    """(B, S, S, 3) uint8"""
     labels: Tensor
     """(B,) int64"""
     indices: Tensor
@@ -50,7 +50,7 @@ class _PlannedBatches(Dataset[Batch]):
         self,
         images: LabelledImages,
         plan: Sequence[Indices],
-        augment: Augment,
+        augment: Augment | None,
         seed: int,
         epoch: int,
     ) -> None:
@@ -62,7 +62,9 @@ class _PlannedBatches(Dataset[Batch]):
 
     def __getitem__(self, position: int) -> Batch:
         indices = self.plan[position]
-        pixels = self.augment(self.images.gather(indices), (self.seed, self.epoch, position))
+        pixels = self.images.gather(indices)
+        if self.augment:
+            pixels = self.augment(pixels, (self.seed, self.epoch, position))
         return Batch(
             torch.from_numpy(pixels),
             torch.from_numpy(self.images.labels[indices]),
@@ -73,7 +75,7 @@ class _PlannedBatches(Dataset[Batch]):
 def epoch_batches(
     images: LabelledImages,
     plan: Sequence[Indices],
-    augment: Augment,
+    augment: Augment | None,
     *,
     seed: int,
     epoch: int,
@@ -86,7 +88,7 @@ def epoch_batches(
     Args:
         images: the training images.
         plan: indices of each batch; see `sampler`.
-        augment: the recipe.
+        augment: the recipe; None leaves the images as they are.
         seed, epoch: what, with the position, decides every random choice.
         start: batches already consumed.
         workers: processes that prepare batches ahead; 0 prepares them in this one.

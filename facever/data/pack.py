@@ -110,7 +110,7 @@ class PackedImages:
         shape = (self._count, self.size, self.size, 3)
         with self.file.open("rb") as stream:
             # The map keeps its own descriptor and so the lock: see `_unused`.
-            _lock(stream, exclusive=False)
+            lock_file(stream, exclusive=False)
             return np.asarray(np.memmap(stream, np.uint8, mode="r", shape=shape))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -213,13 +213,13 @@ def _open_pack(
 ) -> PackedImages:
     digest = _pack_digest(root, paths, size)
     obstacles = []
-    for folder in _homes(root):
+    for folder in homes(root):
         pack = _Pack(folder, name, size, digest, len(paths))
         try:
             if not pack.complete():
                 folder.mkdir(parents=True, exist_ok=True)
                 with (folder / f"{name}-{size}.lock").open("ab") as lock:
-                    _lock(lock, exclusive=True)
+                    lock_file(lock, exclusive=True)
                     # Another process may have built it while this one waited.
                     if not pack.complete():
                         _build(pack, root, paths, workers, progress)
@@ -239,14 +239,19 @@ def _pack_digest(root: Path, paths: Sequence[str], size: int) -> str:
     return digest.hexdigest()
 
 
-def _homes(root: Path) -> tuple[Path, Path]:
-    """Folders a pack may lie in: with the data; else in the cache, apart from other data's."""
+def homes(root: Path) -> tuple[Path, ...]:
+    """Folders a pack may lie in: with the data; else in the cache, apart from other data's.
+
+    A folder that nobody may write to is left alone, also by a superuser, who could.
+    """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
-    return root / ".facever", cache / "facever" / place
+    cached = cache / "facever" / place
+    protected = root.is_dir() and not root.stat().st_mode & 0o222
+    return (cached,) if protected else (root / ".facever", cached)
 
 
-def _lock(stream: IO[bytes], *, exclusive: bool, wait: bool = True) -> None:
+def lock_file(stream: IO[bytes], *, exclusive: bool, wait: bool = True) -> None:
     """Lock an open file until it is closed, which the system does for a process that dies."""
     import fcntl
 
@@ -258,7 +263,7 @@ def _unused(file: Path) -> bool:
     """Whether no process has this pack mapped; another run may still be training on it."""
     try:
         with file.open("rb") as stream:
-            _lock(stream, exclusive=True, wait=False)
+            lock_file(stream, exclusive=True, wait=False)
     except OSError:
         return False
     return True
