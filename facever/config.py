@@ -74,6 +74,8 @@ class Data(Section):
 class Augment(Section):
     """Training augmentation: each operation's probability, its strength beside it."""
 
+    backend: Literal["auto", "albumentations", "batch"] = "auto"
+    """`albumentations`, or the same recipe on whole batches; `auto`: `batch` on a GPU"""
     flip: Probability = 0.5
     """mirror image"""
     crop: Probability = 0.2
@@ -110,7 +112,7 @@ class Model(Section):
     """The encoder: backbone and embedding projection."""
 
     backbone: str = "resnet18"
-    """any timm backbone that gives a feature map"""
+    """one of facever's own, or any timm backbone that gives a feature map"""
     embedding_dim: int = Field(512, ge=2, le=8192)
     """dimension D of the embedding"""
     neck: Literal["bn-linear-bn", "gap-linear", "gdc"] = "bn-linear-bn"
@@ -261,6 +263,12 @@ def finetune_params(name: str) -> Values:
 
 # What a checkpoint passes on to the commands that start from it.
 INHERITED = ("data", "model", "augment", "eval")
+
+
+def operations(augment: Augment) -> dict[str, float]:
+    """Give the operations' probabilities and strengths, by whichever backend."""
+    return augment.model_dump(exclude={"backend"})
+
 
 # What may differ when a run is resumed, since the result does not depend on it.
 FREE_AT_RESUME = ("data.workers", "data.pack", "track", "engine.checkpoint_minutes")

@@ -47,6 +47,9 @@ class Recipe:
     seed: int
     images: int
     """of an epoch"""
+    augment: Callable[[Tensor, tuple[int, int, int]], Tensor] | None = None
+    """uint8 images (B, S, S, 3) and (seed, epoch, position) to augmented ones, where the batches
+    come without augmentation"""
     accumulate: int = 1
     """micro-batches a batch is cut into"""
     clip_norm: float | None = None
@@ -263,7 +266,8 @@ def train_step(
     Returns:
         `loss`, `grad_norm` and `lr`; empty for a step that was not finite.
     """
-    torch.manual_seed(_derive(recipe.seed, state.epoch, state.position))
+    place = (recipe.seed, state.epoch, state.position)
+    torch.manual_seed(_derive(*place))
     state.position += 1
     state.encoder.train()
     state.loss.train()
@@ -275,7 +279,7 @@ def train_step(
     buffers = [b for m in (state.encoder, state.loss) for b in m.buffers()]
     before = [b.clone() for b in buffers]
 
-    value = _backward(state, recipe, batch)
+    value = _backward(state, recipe, batch, place)
     norm = _clip(state, recipe.clip_norm)
     finite = bool(torch.isfinite(value) & torch.isfinite(norm))
     if state.scaler:
@@ -295,20 +299,25 @@ def train_step(
     return {"loss": value.item(), "grad_norm": norm.item(), "lr": group["lr"]}
 
 
-def _backward(state: TrainState, recipe: Recipe, batch: Batch) -> Tensor:
+def _backward(
+    state: TrainState, recipe: Recipe, batch: Batch, place: tuple[int, int, int]
+) -> Tensor:
     """Accumulate the gradient of the batch, micro-batch by micro-batch; give the loss, ()."""
+    whole = batch.images.to(recipe.device, non_blocking=True)
+    if recipe.augment:
+        whole = recipe.augment(whole, place)
     pieces = min(recipe.accumulate, len(batch.labels) // 2) or 1
     total = torch.zeros((), device=recipe.device)
     for pixels, labels in zip(
-        batch.images.tensor_split(pieces), batch.labels.tensor_split(pieces), strict=True
+        whole.tensor_split(pieces), batch.labels.tensor_split(pieces), strict=True
     ):
-        pixels = pixels.to(recipe.device, non_blocking=True)
         labels = labels.to(recipe.device, non_blocking=True)
         images = state.encoder.transform.batch(pixels)
         if not recipe.channels_last:
             images = images.contiguous()
         with autocast(recipe.device, recipe.precision):
             embeddings = state.encoder(images)
+        state.loss.look(pixels)
         value = state.loss(embeddings, labels) * (len(labels) / len(batch.labels))
         (state.scaler.scale(value) if state.scaler else value).backward()
         total += value.detach()

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facever.batch_augment import BatchAugment
 from facever.checkpoint import load_weights
-from facever.config import Config, Data
+from facever.config import Config, Data, operations
 from facever.config import Loss as LossConfig
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.lists import Manifest, PairList
@@ -268,6 +269,18 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
     return Parts(state, recipe, _schedule(config, steps), plan, steps)
 
 
+def _batch_augment(config: Config, device: torch.device) -> BatchAugment | None:
+    """Make the augmentation of whole batches, where it is asked for or pays.
+
+    On a GPU it hides in the step; on a CPU albumentations is several times faster at 112 pixels,
+    and half as fast at 28.
+    """
+    backend = config.augment.backend
+    if backend == "batch" or (backend == "auto" and device.type != "cpu"):
+        return BatchAugment(**operations(config.augment))
+    return None
+
+
 def _scaler(device: torch.device, precision: str) -> torch.amp.GradScaler | None:
     """Make a loss scaler for fp16, starting where few first steps overflow."""
     return torch.amp.GradScaler(device.type, init_scale=2.0**14) if precision == "fp16" else None
@@ -289,6 +302,7 @@ def _recipe(
         precision=precision,
         seed=config.engine.seed,
         images=images,
+        augment=_batch_augment(config, device),
         accumulate=config.optim.accumulate,
         clip_norm=config.optim.clip_norm,
         channels_last=config.engine.channels_last,
@@ -347,7 +361,8 @@ def batch_stream(
     config: Config, data: OpenData, parts: Parts
 ) -> Callable[[int, int], Iterator[Batch]]:
     """Make the function (epoch, position) to batches that `engine.fit` draws from."""
-    augment = Augment(**config.augment.model_dump())
+    # On batches, the step augments; see `_batch_augment`.
+    augment = None if parts.recipe.augment else Augment(**operations(config.augment))
     device = parts.recipe.device
     workers = config.data.workers
     if workers is None:

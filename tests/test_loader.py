@@ -7,14 +7,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from facever.config import Config
+from facever.config import Config, operations
 from facever.data.loader import Batch, epoch_batches
 from facever.data.sampler import shuffled_batches
 from facever.transforms import Augment
 
 torch.set_num_threads(1)
 
-AUGMENT = Augment(**Config().augment.model_dump())
+AUGMENT = Augment(**operations(Config().augment))
 OPERATIONS = ("flip", "crop", "shift", "rescale", "photometric", "blur", "rotate", "erase")
 PLAIN = Augment(**{**AUGMENT.recipe, **dict.fromkeys(OPERATIONS, 0.0)})
 

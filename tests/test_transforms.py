@@ -8,12 +8,12 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from facever.config import Config
+from facever.config import Config, operations
 from facever.transforms import Augment, EvalTransform, fit
 
 UInt8 = NDArray[np.uint8]
 OPERATIONS = ("flip", "crop", "shift", "rescale", "photometric", "rotate", "blur", "erase")
-DEFAULTS = Config().augment.model_dump()
+DEFAULTS = operations(Config().augment)
 NOTHING = {**DEFAULTS, **dict.fromkeys(OPERATIONS, 0.0)}
 EVERYTHING = {**DEFAULTS, **dict.fromkeys(OPERATIONS, 0.5)}
 
