@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all bench lint format clean
+.PHONY: demo test test-all fuzz bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/facever demo
@@ -15,8 +15,12 @@ test: $(VENV)/.installed-dev
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "slow or not slow"
 
+# 10,000 random cases of each property instead of 500.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m hypothesis --hypothesis-profile fuzz --timeout 0
+
 bench: $(VENV)/.installed-dev
-	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+	$(BIN)/facever bench
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -1,0 +1,66 @@
+"""A whole training step - loading, augmentation, step, bookkeeping - against a resident batch.
+
+The floor is forward, backward and optimiser step of the same network on one batch that is there
+already. Blocks of both alternate, so that a machine whose speed drifts drifts for both.
+
+Without `data.root` it trains on drawn faces.
+"""
+
+from collections.abc import Iterator
+from itertools import repeat
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from facever.bench.harness import Options, compare
+from facever.bench.rows import Row
+from facever.config import resolve
+from facever.data.loader import Batch
+from facever.data.synth import synthesise
+from facever.engine import train_step
+from facever.prepare import batch_stream, build_parts, check_loss, open_data
+from facever.tracking import note
+
+STEPS = 4  # of a block
+
+# 0.95 of the floor's images a second on a CPU; a GPU waits 0.10 of the time for its batches.
+AIM, GPU_AIM = 1 / 0.95, 1 / 0.90
+
+
+def measure(options: Options, *, steps: int = STEPS) -> Iterator[Row]:
+    """One row, of blocks of `steps` training steps."""
+    with TemporaryDirectory() as folder:
+        layers = []
+        if not any(text.startswith("data.root=") for text in options.assignments):
+            note("step: no data.root given; drawing faces")
+            faces = Path(folder) / "faces"
+            synthesise(faces, identities=100, images=20)
+            layers = [{"data": {"root": str(faces)}}]
+        config = resolve(layers, options.assignments, check=check_loss)
+        data = open_data(config.data)
+        parts = build_parts(config, data, pretrained=False)
+        batches = batch_stream(config, data, parts)
+        stream = (batch for epoch in range(10**6) for batch in batches(epoch, 0))
+        resident = next(stream)
+
+        def block(source: Iterator[Batch]) -> None:
+            for _ in range(steps):
+                train_step(parts.state, parts.recipe, next(source), parts.schedule)
+
+        timing = compare(
+            lambda: block(stream), lambda: block(repeat(resident)), repeats=options.repeats
+        )
+        stream.close()
+    recipe = parts.recipe
+    yield Row(
+        "step",
+        config.model.backbone,
+        "the same step on one resident batch",
+        timing,
+        AIM if recipe.device.type == "cpu" else GPU_AIM,
+        {
+            "batch": len(resident.labels),
+            "precision": recipe.precision,
+            "device": recipe.device.type,
+        },
+        images=steps * len(resident.labels),
+    )
