@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import facever
 from facever import checkpoint, runs
@@ -31,6 +31,7 @@ from facever.errors import ConfigError, DataError
 from facever.metrics import paired_bootstrap, verification
 from facever.optim import WeightAverage
 from facever.prepare import (
+    Embed,
     OpenData,
     Parts,
     batch_stream,
@@ -68,6 +69,7 @@ class Ask:
         fresh: never go on with an old run.
         dry_run: stop before the first step.
         parent: checkpoint to finetune from.
+        root: folder of the runs.
     """
 
     layers: Sequence[Values] = ()
@@ -76,6 +78,20 @@ class Ask:
     fresh: bool = False
     dry_run: bool = False
     parent: Path | None = None
+    root: Path = runs.CHECKPOINTS
+
+
+class Watch(Protocol):
+    """What looks at a training from outside, beside its validation; it changes nothing."""
+
+    def begin(self, run: Path, state: TrainState, data: OpenData, embed: Embed) -> None:
+        """See the encoder and the loss before the first step."""
+
+    def epoch(self, state: TrainState, data: OpenData, embed: Embed) -> Mapping[str, float]:
+        """Give further figures for the line of a validation."""
+
+    def end(self, run: Path, state: TrainState, data: OpenData, embed: Embed) -> None:
+        """See them after the last step, whichever epoch was the best."""
 
 
 @dataclass(frozen=True)
@@ -95,14 +111,25 @@ class Trained:
     best: Mapping[str, float] = field(default_factory=dict)
 
 
-def train(ask: Ask) -> Trained:
+def configuration(ask: Ask) -> Config:
+    """Resolve what `train`, or with a parent `finetune`, would run with.
+
+    Raises:
+        ConfigError: with every problem found.
+    """
+    if ask.parent:
+        return _finetune_config(ask, ask.parent)
+    return resolve(ask.layers, ask.assignments, check=check_loss)
+
+
+def train(ask: Ask, watch: Watch | None = None) -> Trained:
     """Train an encoder from scratch, on cross-entropy unless another loss is asked for."""
-    config = resolve(ask.layers, ask.assignments, check=check_loss)
+    config = configuration(ask)
     run = None if ask.fresh else _find_run("train", ask, config, None)
-    return _train("train", ask, config, run, None)
+    return _train("train", ask, config, run, None, watch)
 
 
-def finetune(ask: Ask) -> Trained:
+def finetune(ask: Ask, watch: Watch | None = None) -> Trained:
     """Go on from a trained encoder with another loss and a fresh optimiser.
 
     The parent is `ask.parent`; else that of the run to be resumed; else the best checkpoint of
@@ -113,11 +140,13 @@ def finetune(ask: Ask) -> Trained:
         run = None if ask.fresh else _find_run("finetune", ask, config, parent)
         if run:
             break
-    return _train("finetune", ask, config, run, parent)
+    return _train("finetune", ask, config, run, parent, watch)
 
 
 def _find_run(verb: str, ask: Ask, config: Config, parent: Path | None) -> Path | None:
-    return runs.find_run(verb, ask.run, config.to_dict(), free=FREE_AT_RESUME, parent=parent)
+    return runs.find_run(
+        verb, ask.run, config.to_dict(), free=FREE_AT_RESUME, parent=parent, root=ask.root
+    )
 
 
 def _parents(ask: Ask) -> Iterator[Path]:
@@ -126,15 +155,15 @@ def _parents(ask: Ask) -> Iterator[Path]:
         yield ask.parent
         return
     if not ask.fresh:
-        named = runs.CHECKPOINTS / ask.run if ask.run else None
-        begun = [named] if named else runs.list_runs("finetune")[::-1]
+        named = ask.root / ask.run if ask.run else None
+        begun = [named] if named else runs.list_runs("finetune", ask.root)[::-1]
         unfinished = [run for run in begun if run == named or not runs.is_finished(run)]
         recorded = [parent for run in unfinished if (parent := runs.parent_of(run))]
         if named and recorded:
             yield recorded[0]
             return
         yield from (parent for parent in recorded if parent.exists())
-    yield runs.newest_best(verb="train", finished=True)
+    yield runs.newest_best(ask.root, verb="train", finished=True)
 
 
 def _finetune_config(ask: Ask, parent: Path) -> Config:
@@ -166,7 +195,14 @@ def _inherited(payload: Values) -> Values:
     return {section: payload["config"][section] for section in INHERITED}
 
 
-def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path | None) -> Trained:
+def _train(
+    verb: str,
+    ask: Ask,
+    config: Config,
+    run: Path | None,
+    parent: Path | None,
+    watch: Watch | None,
+) -> Trained:
     """Carry a run from where it stands to its end."""
     if run and runs.is_finished(run) and not ask.dry_run:
         note(f"{run}: finished before; `--fresh` starts anew")
@@ -183,13 +219,13 @@ def _train(verb: str, ask: Ask, config: Config, run: Path | None, parent: Path |
     if ask.dry_run:
         return Trained(None, config, environment)
     if run is None:
-        run = runs.create_run(verb, ask.run, config.to_dict(), environment)
+        run = runs.create_run(verb, ask.run, config.to_dict(), environment, root=ask.root)
     with runs.locked(run):
         if saved:
             parts = _resume(parts, saved, data, run)
         elif parent:
             _start_from(parent, config, data, parts)
-        _fit(config, data, pairs, parts, run, environment)
+        _fit(config, data, pairs, parts, run, environment, watch)
         _show(run, config, data)
         runs.mark_finished(run)
     return Trained(run, config, environment, best=parts.state.best)
@@ -237,6 +273,7 @@ def _fit(
     parts: Parts,
     run: Path,
     environment: Values,
+    watch: Watch | None,
 ) -> None:
     """Run the loop, with everything that it calls back."""
     state, recipe = parts.state, parts.recipe
@@ -269,6 +306,9 @@ def _fit(
         **config.track.model_dump(),
     )
     embed = make_embed(config, recipe.device, recipe.precision)
+    if watch and not state.seen:
+        watch.begin(run, state, data, embed)
+    seen = (lambda: watch.epoch(state, data, embed)) if watch else None
     with (
         stop_signals() as stopped,
         progress(run.name) as report,
@@ -279,7 +319,7 @@ def _fit(
                 recipe,
                 batches=batch_stream(config, data, parts),
                 schedule=parts.schedule,
-                validate=make_validate(config, embed, pairs, data.dev, state.loss),
+                validate=make_validate(config, embed, pairs, data.dev, state.loss, seen),
                 save=save,
                 log=tracker.log,
                 report=report,
@@ -288,6 +328,8 @@ def _fit(
             )
         finally:
             tracker.close()
+    if watch:
+        watch.end(run, state, data, embed)
 
 
 def _show(run: Path, config: Config, data: OpenData) -> None:

@@ -55,30 +55,31 @@ def find_run(
         for run in reversed(list_runs(verb, root)):
             # Another run's damaged configuration is no concern of this command.
             with contextlib.suppress(ConfigError):
-                if not is_finished(run) and not _changes(run, config, free, parent):
+                if not is_finished(run) and not changes(run, config, free, parent):
                     return run
         return None
     run = root / _checked_name(name)
     if not (run / "config.yaml").exists():
         return None
-    changes = _changes(run, config, free, parent)
-    if changes:
+    changed = changes(run, config, free, parent)
+    if changed:
         raise ConfigError(
             f"{run}: exists with another configuration:\n  "
-            + "\n  ".join(changes)
+            + "\n  ".join(changed)
             + "\n  `--fresh` starts anew beside it; `--run` names another"
         )
     return run
 
 
-def _changes(
+def changes(
     run: Path, config: Mapping[str, Any], free: Iterable[str], parent: Path | None
 ) -> list[str]:
-    changes = differences(load_yaml(run / "config.yaml"), config, free)
+    """List what a run was made with and a command asks for otherwise, `key: old -> new`."""
+    changed = differences(load_yaml(run / "config.yaml"), config, free)
     recorded = parent_of(run)
     if recorded != parent:
-        changes.append(f"parent: {recorded} -> {parent}")
-    return changes
+        changed.append(f"parent: {recorded} -> {parent}")
+    return changed
 
 
 def create_run(

@@ -50,15 +50,19 @@ def make_validate(
     pairs: ImagePairDataset,
     dev: ImageDataset | None,
     loss: Loss,
+    more: Callable[[], Mapping[str, float]] | None = None,
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Make the function network to figures by which `engine.fit` chooses the best epoch."""
+    """Make the function network to figures by which `engine.fit` chooses the best epoch.
+
+    `more` adds figures of somebody else's to them.
+    """
 
     def validate(network: nn.Module) -> dict[str, float]:
         assert isinstance(network, Encoder)
         figures = pair_figures(config, embed, network, pairs)
         if dev is not None and loss.classifies:
             figures[dev_key(loss, config.loss.name)] = dev_accuracy(embed, network, loss, dev)
-        return figures
+        return figures | dict(more() if more else {})
 
     return validate
 

@@ -16,8 +16,9 @@ from conftest import TINY
 from PIL import Image
 
 COMMANDS = [
-    ("train",), ("finetune",), ("evaluate",), ("submit",), ("demo",), ("report",), ("verify",),
-    ("embed",), ("config",), ("data", "inspect"), ("data", "synth"), ("data", "pack"),
+    ("train",), ("finetune",), ("evaluate",), ("submit",), ("demo",), ("compare",),
+    ("report",), ("bench",), ("verify",), ("embed",), ("config",),
+    ("data", "inspect"), ("data", "synth"), ("data", "pack"),
 ]  # fmt: skip
 
 

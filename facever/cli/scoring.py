@@ -1,0 +1,118 @@
+"""`evaluate`, `submit`, `verify`, `embed`: the commands that use a trained encoder."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from facever.cli.common import (
+    ConfigFile,
+    From,
+    ImagesDir,
+    JsonFile,
+    Mixed,
+    PairsFile,
+    make_ask,
+    newest,
+    split_arguments,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from facever.validate import Evaluated
+
+
+def evaluate(
+    arguments: Mixed = None,
+    config: ConfigFile = None,
+    pairs: PairsFile = None,
+    images: ImagesDir = None,
+    scores: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Measure a CSV with score,mated instead.")
+    ] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Paired test of two checkpoints.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure EER and its interval on labelled pairs, and accuracy on dev images."""
+    from facever import pipeline
+
+    if scores is not None:
+        _tell_evaluated(pipeline.evaluate_scores(scores), json_file)
+        return
+    checkpoints, assignments = split_arguments(arguments)
+    ask = make_ask(assignments, config)
+    answer = pipeline.evaluate(checkpoints, ask, pairs=pairs, images=images, compare=compare)
+    _tell_evaluated(answer, json_file)
+
+
+def submit(
+    arguments: Mixed = None,
+    config: ConfigFile = None,
+    pairs: PairsFile = None,
+    images: ImagesDir = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The CSV.")
+    ] = None,
+    competition: Annotated[str, typer.Option(metavar="NAME", help="Whose rules.")] = "S25",
+    sample: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sample submission, for `custom`.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Score the test pairs and write the competition's CSV; several CKPT are an ensemble."""
+    from facever import pipeline
+
+    checkpoints, assignments = split_arguments(arguments)
+    answer = pipeline.submit(
+        checkpoints,
+        make_ask(assignments, config),
+        pairs=pairs,
+        images=images,
+        output=output,
+        competition=competition,
+        sample=sample,
+    )
+    eer = "" if answer.eer is None else f", validation EER {answer.eer:.2%}"
+    tell(
+        {"csv": str(answer.csv), "pairs": answer.pairs, "validation_eer": answer.eer},
+        json_file,
+        f"{answer.csv}: {answer.pairs:,} pairs, linted for {competition}{eer}\n"
+        f"side-car: {answer.csv.with_suffix('.json')}",
+    )
+
+
+def verify(
+    left: Annotated[Path, typer.Argument(metavar="A")],
+    right: Annotated[Path, typer.Argument(metavar="B")],
+    parent: From = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Tell whether two aligned face images show the same person."""
+    from facever.embed import load_encoder
+
+    path = newest(parent)
+    embedder = load_encoder(path)
+    score, threshold = embedder.verify(left, right), embedder.metrics.get("threshold")
+    match = None if threshold is None else score >= threshold
+    decision = {True: "match", False: "no match", None: "no threshold in the checkpoint"}[match]
+    answer = {"score": score, "threshold": threshold, "match": match, "checkpoint": str(path)}
+    limit = "" if threshold is None else f", threshold at EER {threshold:.4f}"
+    tell(answer, json_file, f"{decision}: score {score:.4f}{limit}")
+
+
+def embed(
+    directory: Annotated[Path, typer.Argument(metavar="DIR")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .npz.")],
+    parent: From = None,
+) -> None:
+    """Write the embeddings of every image in a folder: paths, embeddings, norms."""
+    from facever.embed import embed_folder
+
+    count = embed_folder(directory, output, newest(parent))
+    print(f"{output}: {count:,} embeddings")
+
+
+def _tell_evaluated(answer: "Evaluated", json_file: Path | None) -> None:
+    tell(answer.to_json(), json_file, answer.to_text())

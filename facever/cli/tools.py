@@ -1,0 +1,70 @@
+"""`report`, `bench`, `config`: the commands about runs, this machine and settings."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from facever.cli.common import JsonFile, tell
+from facever.errors import FaceverError
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.")
+    ] = None,
+) -> None:
+    """Make the HTML page of a run."""
+    from facever.report import write_report
+
+    print(write_report(run, output))
+
+
+def bench(
+    arguments: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME|key=value",
+            help="eer, heads, step or synth (all where none is named), and settings.",
+        ),
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(metavar="N", help="Times that each side is measured.")
+    ] = None,
+    identities: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="Sizes of `heads`' classifiers.")
+    ] = None,
+    losses: Annotated[
+        str | None, typer.Option(metavar="A,B,...", help="Losses that `heads` measures.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Measure what this machine reaches, as ratios to bare limits in one run."""
+    from facever import bench as benches
+
+    names, options = benches.ask(
+        arguments or [], repeats=repeats, identities=identities, losses=losses
+    )
+    answer = benches.run(names, options)
+    tell(answer.to_json(), json_file, answer.to_text())
+
+
+def config(
+    show: Annotated[bool, typer.Option("--show", help="List every setting.")] = False,
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="FILE", help="Write a commented file.")
+    ] = None,
+) -> None:
+    """List every setting with its default, bounds and meaning, or write a starting file."""
+    from facever.settings import commented_yaml, describe
+
+    if init is not None:
+        if init.exists():
+            raise FaceverError(f"{init}: exists; expected a new file")
+        init.write_text(commented_yaml())
+        print(f"{init}: every setting with its default\nnext: facever train -c {init}")
+    elif show:
+        print(describe())
+    else:
+        raise typer.BadParameter("expected --show or --init FILE")
