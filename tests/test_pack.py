@@ -354,3 +354,19 @@ def group_members(group: int) -> list[int]:
         if int(fields[2]) == group and fields[0] != "Z":
             members.append(int(stat.parent.name))
     return members
+
+
+def test_a_script_without_a_main_guard_is_told_so_and_does_not_wait_for_ever(
+    large: Path, tmp_path: Path
+) -> None:
+    """Each worker runs the script again, and would wait for the lock that its parent holds."""
+    script = tmp_path / "unguarded.py"
+    unguarded = BUILDER.replace('if __name__ == "__main__":', "if True:")
+    script.write_text("import facever.data.decode as decode\ndecode._POOL_BYTES = 0\n" + unguarded)
+    folder = tmp_path / "images"
+    shutil.copytree(large, folder, ignore=shutil.ignore_patterns(".facever"))
+    answer = subprocess.run(
+        [sys.executable, str(script), str(folder), "2"], capture_output=True, text=True, timeout=120
+    )
+    assert answer.returncode != 0
+    assert "put the script's code under `if __name__ == '__main__':`" in answer.stderr

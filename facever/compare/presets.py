@@ -41,8 +41,8 @@ PRESETS: dict[str, Preset] = {
             },
             "model": {"backbone": "airbench-mnist", "embedding_dim": 128},
             "loss": {"margin_warmup": 1.0},
-            "optim": {"epochs": 8, "lr": 0.2, "batch_size": 256, "ema": 0.99},
-            "eval": {"flip": False, "batch_size": 1000},
+            "optim": {"epochs": 7, "lr": 0.2, "batch_size": 256, "ema": 0.99},
+            "eval": {"flip": False, "batch_size": 1000, "every": 2},
         },
     ),
     "cifar10": Preset(

@@ -28,7 +28,7 @@ from facever.data.decode import (
     square_pixels,
     write_rows,
 )
-from facever.data.workers import Progress
+from facever.data.workers import Progress, refuse_unguarded
 from facever.errors import ConfigError, DataError, StorageError
 
 __all__ = [
@@ -255,6 +255,8 @@ def lock_file(stream: IO[bytes], *, exclusive: bool, wait: bool = True) -> None:
     """Lock an open file until it is closed, which the system does for a process that dies."""
     import fcntl
 
+    if exclusive and wait:
+        refuse_unguarded()
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import connection, get_context, parent_process
+from multiprocessing import connection, current_process, get_context, parent_process
 from typing import TypeVar
 
 from facever.errors import FaceverError
@@ -16,6 +16,25 @@ Result = TypeVar("Result")
 
 Progress = Callable[[int, int], None]
 """Hears of (done, total)."""
+
+
+MAIN_GUARD = "`if __name__ == '__main__':`"
+
+
+def refuse_unguarded() -> None:
+    """Refuse work in a worker that is only importing its parent's script.
+
+    A script without the guard is run again by each worker that it starts, and would there wait
+    for what its parent holds.
+
+    Raises:
+        FaceverError: this is such a worker.
+    """
+    # The mark by which multiprocessing itself refuses to start processes there.
+    if getattr(current_process(), "_inheriting", False):
+        raise FaceverError(
+            f"a worker runs the script that started it: put the script's code under {MAIN_GUARD}"
+        )
 
 
 def usable_cores() -> int:
@@ -45,7 +64,8 @@ def run_all(
     except BrokenProcessPool as error:
         raise FaceverError(
             f"one of {workers} processes died, most likely for want of memory\n"
-            "  expected room for all of them; lower data.workers"
+            "  expected room for all of them; lower data.workers. A script that calls facever "
+            f"needs its code under {MAIN_GUARD}"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
