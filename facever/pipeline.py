@@ -28,6 +28,7 @@ from facever.device import resolve_precision
 from facever.engine import TrainState, fit, stop_signals
 from facever.environment import banner, describe
 from facever.errors import ConfigError, DataError
+from facever.loss_setup import check_loss, check_parent, start_loss
 from facever.metrics import paired_bootstrap, verification
 from facever.optim import WeightAverage
 from facever.prepare import (
@@ -36,10 +37,9 @@ from facever.prepare import (
     Parts,
     batch_stream,
     build_parts,
-    check_loss,
+    check_batches,
     open_data,
     read_data,
-    start_loss,
 )
 from facever.report import write_report
 from facever.score import fuse, read_scores, write_scores
@@ -119,7 +119,9 @@ def configuration(ask: Ask) -> Config:
     """
     if ask.parent:
         return _finetune_config(ask, ask.parent)
-    return resolve(ask.layers, ask.assignments, check=check_loss)
+    config = resolve(ask.layers, ask.assignments, check=check_loss)
+    check_batches(config)
+    return config
 
 
 def train(ask: Ask, watch: Watch | None = None) -> Trained:
@@ -188,6 +190,7 @@ def _finetune_config(ask: Ask, parent: Path) -> Config:
             + "\n  ".join(changed)
             + "\n  leave these keys out, or `facever train` an encoder with them"
         )
+    check_batches(config)
     return config
 
 
@@ -212,6 +215,9 @@ def _train(
     data = open_data(config.data)
     pairs = data.labelled_pairs()
     saved = runs.load_newest(run) if run else None
+    begins_at = checkpoint.load(parent) if parent and not saved else None
+    if begins_at:
+        check_parent(config.loss.init, begins_at, data.manifest.identities)
     from_scratch = saved is None and parent is None
     parts = build_parts(config, data, pretrained=config.model.pretrained and from_scratch)
     environment = describe(verb, config, data, parts, parent)
@@ -223,25 +229,31 @@ def _train(
     with runs.locked(run):
         if saved:
             parts = _resume(parts, saved, data, run)
-        elif parent:
-            _start_from(parent, config, data, parts)
+        elif begins_at:
+            _start_from(begins_at, str(parent), config, data, parts)
         _fit(config, data, pairs, parts, run, environment, watch)
         _show(run, config, data)
         runs.mark_finished(run)
     return Trained(run, config, environment, best=parts.state.best)
 
 
-def _start_from(parent: Path, config: Config, data: OpenData, parts: Parts) -> None:
+def _start_from(payload: Values, where: str, config: Config, data: OpenData, parts: Parts) -> None:
     """Take the parent's encoder with its preprocessing, and start the loss on what it sees."""
-    payload = checkpoint.load(parent)
     state, recipe = parts.state, parts.recipe
     # The weights that validation looked at: the average, where one was kept.
     weights = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
-    checkpoint.load_weights(state.encoder, weights, str(parent))
+    checkpoint.load_weights(state.encoder, weights, where)
     state.encoder.transform = EvalTransform.from_dict(payload["preprocess"])
     if state.average:
         state.average = WeightAverage(state.encoder, config.optim.ema)
-    start_loss(config, data, parts, payload, make_embed(config, recipe.device, recipe.precision))
+    start_loss(
+        state.loss,
+        config.loss.init,
+        parent=payload,
+        images=data.train,
+        identities=len(data.manifest.identities),
+        embed=partial(make_embed(config, recipe.device, recipe.precision), state.encoder),
+    )
 
 
 def _resume(parts: Parts, saved: Values, data: OpenData, run: Path) -> Parts:

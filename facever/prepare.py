@@ -6,7 +6,7 @@ schedule. Nothing here trains or writes results.
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from facever.batch_augment import BatchAugment
-from facever.checkpoint import load_weights
 from facever.config import Config, Data, operations
-from facever.config import Loss as LossConfig
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.lists import Manifest, PairList
 from facever.data.loader import Batch, epoch_batches
@@ -28,7 +26,8 @@ from facever.device import resolve_device, resolve_precision
 from facever.encoder import build_encoder, parameter_count
 from facever.engine import Recipe, TrainState
 from facever.errors import ConfigError, DataError
-from facever.losses import Loss, build_loss, loss_problems
+from facever.loss_setup import make_loss
+from facever.losses import Loss, needs_pairs
 from facever.optim import (
     Multiplier,
     Plateau,
@@ -43,49 +42,29 @@ from facever.transforms import Augment
 Plan = Callable[[int], Sequence[NDArray[np.int64]]]
 Embed = Callable[..., NDArray[np.float32]]
 
-# Images an identity from which its mean embedding is taken.
-MEANS_OF = 16
 
-
-def check_loss(section: LossConfig) -> list[str]:
-    """Say what is wrong with the section `loss`, for `config.resolve`."""
-    return loss_problems(
-        section.name, loss_params(section), allow_smoothing=section.allow_smoothing
-    )
-
-
-def loss_params(section: LossConfig) -> dict[str, Any]:
-    """Give the loss's parameters with the label smoothing among them, where it is set."""
-    if section.label_smoothing is None:
-        return dict(section.params)
-    smoothing = {"label_smoothing": section.label_smoothing}
-    if "+" not in section.name:
-        return {**section.params, **smoothing}
-    return {**section.params, "ce": {**section.params.get("ce", {}), **smoothing}}
-
-
-def make_loss(section: LossConfig, dim: int, identities: int) -> Loss:
-    """Build the loss of a configuration, with fresh weights."""
-    return build_loss(
-        section.name,
-        dim=dim,
-        identities=identities,
-        allow_smoothing=section.allow_smoothing,
-        **loss_params(section),
-    )
-
-
-def saved_loss(payload: Mapping[str, Any], where: str) -> Loss:
-    """Rebuild the loss of a checkpoint with its weights.
+def check_batches(config: Config) -> None:
+    """Refuse batches without pairs where they are needed, before any data is read.
 
     Raises:
-        CheckpointError: the weights do not fit the loss that the configuration names.
+        ConfigError: with the first setting that makes none.
     """
-    section = LossConfig.model_validate(payload["config"]["loss"])
-    dim = payload["config"]["model"]["embedding_dim"]
-    loss = make_loss(section, dim, len(payload["identities"]))
-    load_weights(loss, payload["loss"], where)
-    return loss
+    size, k, kind = config.optim.batch_size, config.data.k, config.data.sampler
+    pairs = needs_pairs(config.loss.name)
+    if pairs and kind in ("shuffle", "balanced"):
+        raise ConfigError(
+            f"data.sampler: {kind!r} with loss {config.loss.name!r}, which compares images of one "
+            "identity within a batch; expected 'pk' or 'auto'"
+        )
+    if kind != "pk" and not pairs:
+        return
+    if k < 2:
+        raise ConfigError("data.k: 1 image an identity makes no pairs; expected at least 2")
+    if size < 2 * k:
+        raise ConfigError(
+            f"optim.batch_size: {size} holds {size // k} identities of data.k={k} images; expected "
+            f"at least {2 * k}"
+        )
 
 
 @dataclass(frozen=True)
@@ -335,20 +314,8 @@ def _within(epochs: float, run: int, key: str) -> float:
 def _batch_plan(config: Config, loss: Loss, labels: NDArray[np.int64]) -> Plan:
     size, seed, k = config.optim.batch_size, config.engine.seed, config.data.k
     kind = config.data.sampler
-    if loss.needs_pairs and kind in ("shuffle", "balanced"):
-        raise ConfigError(
-            f"data.sampler: {kind!r} with loss {config.loss.name!r}, which compares images of one "
-            "identity within a batch; expected 'pk' or 'auto'"
-        )
     if kind == "pk" or loss.needs_pairs:
-        if k < 2:
-            raise ConfigError("data.k: 1 image an identity makes no pairs; expected at least 2")
         p = size // k
-        if p < 2:
-            raise ConfigError(
-                f"optim.batch_size: {size} holds {p} identities of data.k={k} images; expected at "
-                f"least {2 * k}"
-            )
         if alone := single_images(labels):
             note(f"data: {alone:,} identities with one image make no pairs and are left out")
         return lambda epoch: pk_batches(labels, p, k, seed=seed, epoch=epoch)
@@ -382,58 +349,6 @@ def batch_stream(
         )
 
     return batches
-
-
-def start_loss(
-    config: Config, data: OpenData, parts: Parts, parent: Mapping[str, Any], embed: Embed
-) -> None:
-    """Start a finetune's prototypes, and the states that live on norms, from the parent's view.
-
-    `loss.init=means` takes the identities' mean embeddings over at most `MEANS_OF` images each,
-    `classifier` the parent's prototypes, `random` leaves them as drawn.
-
-    Raises:
-        ConfigError: the parent has no classifier for the same identities.
-    """
-    state, recipe = parts.state, parts.recipe
-    if config.loss.init == "classifier":
-        _copy_classifier(state.loss, parent, data.manifest.identities)
-    labels = data.train.labels
-    order = np.argsort(labels, kind="stable")
-    starts = np.searchsorted(labels[order], labels[order])
-    sample = np.sort(order[np.arange(len(order)) - starts < MEANS_OF])
-    subset = _Subset(data.train, sample)
-    with progress("class means") as report:
-        table = embed(state.encoder, subset, len(sample), flip=False, report=report)
-    z = torch.from_numpy(table).to(recipe.device)
-    if config.loss.init == "means":
-        y = torch.from_numpy(labels[sample]).to(recipe.device)
-        sums = torch.zeros(len(data.manifest.identities), z.shape[1], device=z.device)
-        counts = torch.bincount(y, minlength=len(sums)).clamp(min=1)
-        state.loss.initialise(sums.index_add_(0, y, z) / counts[:, None])
-    state.loss.observe(z.norm(dim=1))
-
-
-@dataclass(frozen=True)
-class _Subset:
-    """Some images of a data set."""
-
-    images: ImageDataset
-    indices: NDArray[np.int64]
-
-    def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.images.gather(self.indices[indices])
-
-
-def _copy_classifier(loss: Loss, parent: Mapping[str, Any], identities: Sequence[str]) -> None:
-    head = saved_loss(parent, "the parent")
-    if not head.classifies or parent["identities"] != list(identities):
-        raise ConfigError(
-            "loss.init: 'classifier' needs a parent with prototypes of the same identities; "
-            f"it has {len(parent['identities'])}, the data {len(identities)}: "
-            "expected 'means' or 'random'"
-        )
-    loss.initialise(head.prototypes.detach().to(next(loss.parameters()).device))
 
 
 def pack_all(data: Data) -> dict[str, Any]:

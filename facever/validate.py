@@ -23,9 +23,10 @@ from facever.device import resolve_device, resolve_precision
 from facever.embed import embed_images, embedder_of
 from facever.encoder import Encoder
 from facever.errors import DataError
+from facever.loss_setup import saved_loss
 from facever.losses import Loss, SumLoss
 from facever.metrics import PairedDifference, Verification, verification
-from facever.prepare import Embed, open_dev, open_pairs, saved_loss
+from facever.prepare import Embed, open_dev, open_pairs
 from facever.score import cosine_scores
 from facever.tracking import progress
 

@@ -20,7 +20,7 @@ FLOORS = [
     {"transforms", "batch_augment", "data", "backbones", "encoder", "losses", "optim", "device"},
     {"engine", "checkpoint", "runs"},
     {"embed", "score", "submit", "report"},
-    {"pipeline", "prepare", "validate", "environment", "demo", "compare", "bench"},
+    {"pipeline", "prepare", "loss_setup", "validate", "environment", "demo", "compare", "bench"},
     {"cli", "__main__"},
 ]  # fmt: skip
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

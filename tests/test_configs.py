@@ -6,8 +6,8 @@ import pytest
 
 from facever.config import FINETUNE, flatten, resolve
 from facever.demo import SETTINGS
+from facever.loss_setup import check_loss
 from facever.plainyaml import load_yaml
-from facever.prepare import check_loss
 
 FOLDER = Path(__file__).parents[1] / "configs"
 FILES = sorted(FOLDER.glob("*.yaml"))

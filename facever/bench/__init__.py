@@ -16,8 +16,8 @@ from facever.bench.memory import peak_bytes
 from facever.bench.rows import Memory, Row, table
 from facever.config import nearest, resolve
 from facever.errors import ConfigError
+from facever.loss_setup import check_loss
 from facever.losses import LOSSES
-from facever.prepare import check_loss
 from facever.tracking import note
 
 __all__ = [

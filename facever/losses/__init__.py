@@ -46,6 +46,7 @@ __all__ = [
     "build_loss",
     "loss_problems",
     "loss_terms",
+    "needs_pairs",
 ]
 
 LOSSES: dict[str, type[Loss]] = {
@@ -130,6 +131,11 @@ def loss_problems(
 def loss_terms(name: str) -> list[str]:
     """The losses that a name spells: itself, or those of a sum without their weights."""
     return [term for _, term in _terms(name)]
+
+
+def needs_pairs(name: str) -> bool:
+    """Whether a loss, or one of a sum, compares images of one identity within a batch."""
+    return any(LOSSES[term].needs_pairs for term in loss_terms(name))
 
 
 def _is_sum(name: str) -> bool:
