@@ -41,8 +41,8 @@ def make_sections(runs: Sequence[Run], data: OpenData) -> list[Section]:
 
 def _curves(runs: Sequence[Run]) -> list[Picture]:
     wanted: tuple[tuple[str, str, str, Mark], ...] = (
-        ("loss", "Training loss, margin included.", "loss", "min"),
-        ("test_loss", "Loss of held-out images, margin included.", "loss", "min"),
+        ("loss", "Training loss, margin included.", "", "min"),
+        ("test_loss", "Loss of held-out images, margin included.", "", "min"),
         ("train_accuracy", "Accuracy on training images without augmentation.", "%", "max"),
         ("test_accuracy", "Accuracy on held-out images.", "%", "max"),
         ("EER", "EER on pairs of held-out images.", "%", "min"),
@@ -60,7 +60,8 @@ def _curves(runs: Sequence[Run]) -> list[Picture]:
         if series:
             name = f"curves-{key.replace('_', '-').lower()}"
             text = f"{caption} Lines are means over seeds, bands their range."
-            label = f"{key.replace('_', ' ')}, {unit}"
+            words = key.replace("_", " ")
+            label = f"{words}, {unit}" if unit else words
             pictures.append(draw.curves(name, text, series, label, mark))
     return pictures
 
