@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -132,7 +132,7 @@ class Row:
         return (
             self.cell.label, shown["train_accuracy"], shown["test_accuracy"], f"{self.gap:.2f}",
             shown["EER"], shown["train_loss"], shown["test_loss"], shown["seconds"],
-            *_difference(self.accuracy), *_difference(self.eer),
+            *_difference_cells(self.accuracy), *_difference_cells(self.eer),
         )  # fmt: skip
 
 
@@ -142,29 +142,35 @@ def make_rows(runs: Sequence[Run]) -> list[Row]:
     for run in runs:
         by_cell.setdefault(run.cell.label, []).append(run)
     first = next(iter(by_cell.values()))
-    rows = []
-    for group in by_cell.values():
-        values = [run.figures for run in group]
-        figures = {key: Spread.of([each[key] for each in values]) for key in MEASURES}
-        pair = None if group is first else (first, group)
-        rows.append(
-            Row(
-                group[0].cell,
-                len(group),
-                figures,
-                accuracy=_accuracy_difference(*pair) if pair else None,
-                eer=_eer_difference(*pair) if pair else None,
-            )
-        )
-    return rows
+    return [_row(group, None if group is first else first) for group in by_cell.values()]
 
 
-def _accuracy_difference(first: Sequence[Run], other: Sequence[Run]) -> Difference:
-    """Paired over seeds where there are enough, else over images with their seeds' mean."""
-    a, b = ([100 * run.after.accuracy for run in group] for group in (first, other))
+def _row(group: Sequence[Run], first: Sequence[Run] | None) -> Row:
+    values = [run.figures for run in group]
+    figures = {key: Spread.of([each[key] for each in values]) for key in MEASURES}
+    accuracy = eer = None
+    if first is not None:
+        accuracy = _difference(first, group, lambda probe: probe.accuracy, _accuracy_by_images)
+        eer = _difference(first, group, lambda probe: probe.eer, _eer_by_images)
+    return Row(group[0].cell, len(group), figures, accuracy, eer)
+
+
+def _difference(
+    first: Sequence[Run],
+    other: Sequence[Run],
+    measure: Callable[[Probe], float],
+    by_images: Callable[[Sequence[Run], Sequence[Run]], float],
+) -> Difference:
+    """Compare two cells: paired over seeds where there are enough, else over images."""
+    a, b = ([100 * measure(run.after) for run in group] for group in (first, other))
     points = statistics.fmean(b) - statistics.fmean(a)
     if len(a) == len(b) >= ENOUGH_SEEDS:
         return Difference(points, _paired_t(a, b), "t-test over seeds")
+    return Difference(points, by_images(first, other), "bootstrap of images")
+
+
+def _accuracy_by_images(first: Sequence[Run], other: Sequence[Run]) -> float:
+    """P-value over resampled images, each right or wrong by the mean of its seeds."""
     old, new = (np.mean([run.after.correct for run in group], axis=0) for group in (first, other))
     change = new - old
     rng = np.random.default_rng(0)
@@ -172,21 +178,17 @@ def _accuracy_difference(first: Sequence[Run], other: Sequence[Run]) -> Differen
         [change[rng.integers(len(change), size=len(change))].mean() for _ in range(REPEATS)]
     )
     side = min(np.count_nonzero(means <= 0), np.count_nonzero(means >= 0))
-    return Difference(points, min(1.0, 2 * (int(side) + 1) / (REPEATS + 1)), "bootstrap of images")
+    return min(1.0, 2 * (int(side) + 1) / (REPEATS + 1))
 
 
-def _eer_difference(first: Sequence[Run], other: Sequence[Run]) -> Difference:
-    a, b = ([100 * run.after.eer for run in group] for group in (first, other))
-    points = statistics.fmean(b) - statistics.fmean(a)
-    if len(a) == len(b) >= ENOUGH_SEEDS:
-        return Difference(points, _paired_t(a, b), "t-test over seeds")
-    # Several seeds are one ensemble here: the mean of their scores.
+def _eer_by_images(first: Sequence[Run], other: Sequence[Run]) -> float:
+    """P-value over resampled images; several seeds are one ensemble, the mean of their scores."""
     old, new = (np.mean([run.after.scores for run in group], axis=0) for group in (first, other))
     probe = first[0].after
     test = paired_bootstrap(
         old, new, probe.mated, left=probe.left, right=probe.right, repeats=REPEATS
     )
-    return Difference(points, test.p_value, "bootstrap of images")
+    return test.p_value
 
 
 def _paired_t(a: Sequence[float], b: Sequence[float]) -> float:
@@ -206,7 +208,7 @@ def _shown(spread: Spread, decimals: int) -> str:
     return f"{text} ± {spread.sd:.{decimals}f}" if spread.sd else text
 
 
-def _difference(difference: Difference | None) -> tuple[str, str]:
+def _difference_cells(difference: Difference | None) -> tuple[str, str]:
     if difference is None:
         return "", ""
     return f"{difference.points:+.2f}", f"{difference.p_value:.3f}"
