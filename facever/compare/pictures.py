@@ -1,7 +1,7 @@
 """From finished runs to the pictures of a comparison."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -56,7 +56,7 @@ def _curves(runs: Sequence[Run]) -> list[Picture]:
     )
     pictures = []
     for key, caption, unit, mark in wanted:
-        series = _by_cell(runs, lambda run, key=key: _per_epoch(run, key))  # type: ignore[misc]
+        series = _by_cell(runs, key)
         if series:
             name = f"curves-{key.replace('_', '-').lower()}"
             text = f"{caption} Lines are means over seeds, bands their range."
@@ -66,11 +66,11 @@ def _curves(runs: Sequence[Run]) -> list[Picture]:
     return pictures
 
 
-def _by_cell(runs: Sequence[Run], series: Callable[[Run], Series]) -> dict[str, list[Series]]:
-    """Series of every run by cell; a cell with none keeps its place, and so its colour."""
+def _by_cell(runs: Sequence[Run], key: str) -> dict[str, list[Series]]:
+    """One figure of every run by cell; a cell with none keeps its place, and so its colour."""
     found: dict[str, list[Series]] = {run.cell.label: [] for run in runs}
     for run in runs:
-        if len((drawn := series(run))[0]):
+        if len((drawn := _per_epoch(run, key))[0]):
             found[run.cell.label].append(drawn)
     return found if any(found.values()) else {}
 
