@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -21,17 +21,16 @@ import facever
 from facever.errors import CheckpointError
 from facever.storage import replacing, write_text
 
-FORMAT = 1
+FORMAT = 2
 
-# Every key of format 1; interfaces.md, section 5, with `preprocess`, the encoder's
+# Every key and what it holds; interfaces.md, section 5, with `preprocess`, the encoder's
 # transform, and `progress`, the loop's counts and its best figures.
-KEYS = frozenset(
-    {
-        "format", "facever", "config", "identities", "preprocess", "encoder", "loss", "optimizer",
-        "schedule", "scaler", "ema", "step", "epoch", "sampler", "rng", "progress", "metrics",
-        "lineage",
-    }
-)  # fmt: skip
+KEYS: Mapping[str, type] = {
+    "format": int, "facever": str, "config": dict, "identities": list, "preprocess": dict,
+    "encoder": dict, "loss": dict, "optimizer": dict, "schedule": dict, "scaler": dict,
+    "ema": dict, "step": int, "epoch": int, "sampler": dict, "rng": dict, "progress": dict,
+    "metrics": dict, "lineage": dict,
+}  # fmt: skip
 
 
 def save(path: Path, payload: Mapping[str, Any]) -> str:
@@ -43,7 +42,7 @@ def save(path: Path, payload: Mapping[str, Any]) -> str:
     Raises:
         StorageError: no space, no permission or no folder; the old checkpoint is intact.
     """
-    assert payload.keys() == KEYS, payload.keys() ^ KEYS
+    assert payload.keys() == KEYS.keys(), payload.keys() ^ KEYS.keys()
     with replacing(path) as file:
         hashing = _HashingWriter(file)
         torch.save(dict(payload), hashing)  # type: ignore[arg-type] # it needs only `write`
@@ -146,19 +145,33 @@ def _reason(path: Path, error: Exception) -> str:
 def _validated(path: Path, payload: Any) -> dict[str, Any]:
     if not isinstance(payload, dict) or not isinstance(payload.get("format"), int):
         raise CheckpointError(f"{path}: not a checkpoint of facever: it has no format number")
-    if payload["format"] != FORMAT:
+    if payload["format"] not in (*UPGRADES, FORMAT):
         raise CheckpointError(
             f"{path}: has format {payload['format']}, written by facever "
             f"{payload.get('facever', '?')}; this is facever {facever.__version__}, which reads "
-            f"format {FORMAT}\n  install a version that reads it"
+            f"formats {min(UPGRADES)} to {FORMAT}\n  install a version that reads it"
         )
-    missing, unknown = sorted(KEYS - payload.keys()), sorted(payload.keys() - KEYS)
-    if missing or unknown:
+    missing = sorted(KEYS.keys() - payload.keys())
+    unknown = sorted(map(str, payload.keys() - KEYS.keys()))
+    wrong = [key for key, kind in KEYS.items() if not isinstance(payload.get(key, kind()), kind)]
+    if missing or unknown or wrong:
         raise CheckpointError(
-            f"{path}: incomplete: missing {missing}, unknown {unknown}\n"
+            f"{path}: incomplete: missing {missing}, unknown {unknown}, of another type {wrong}\n"
             f"  written by facever {payload.get('facever', '?')}, read by {facever.__version__}"
         )
+    while payload["format"] != FORMAT:
+        UPGRADES[payload["format"]](payload)
+        payload["format"] += 1
     return payload
+
+
+def _add_pieces(payload: dict[str, Any]) -> None:
+    """Format 1 did not know that memory can run out."""
+    payload["progress"]["pieces"] = 1
+
+
+# What makes a checkpoint of the next format out of one of an older format, in place.
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], None]] = {1: _add_pieces}
 
 
 def load_weights(module: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:

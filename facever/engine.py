@@ -1,13 +1,7 @@
-"""The training loop: forward, backward, step, log, validate, save.
+"""The training loop: step, log, validate, save.
 
 It knows neither evaluation nor configuration: `validate`, `save` and `log` are functions it is
-given. Read `fit`, then `train_step`.
-
-Everything random in a step - dropout, margins drawn per sample - comes from a generator seeded
-by (seed, epoch, position), and the batch is a function of the same three. A run that was
-interrupted therefore ends with the weights of one that was not.
-
-Letters: B images of a batch, D embedding dimension.
+given. What a step does and changes is in `step`.
 """
 
 import math
@@ -19,128 +13,17 @@ from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from facever.checkpoint import load_weights
 from facever.data.loader import Batch
-from facever.device import autocast
-from facever.encoder import Encoder
 from facever.errors import TrainingError
-from facever.losses import Loss
-from facever.optim import Multiplier, Plateau, WeightAverage
+from facever.optim import Multiplier
+from facever.step import Recipe, TrainState, train_step
 from facever.tracking import Report
 
 # Non-finite steps in a row after which a training is given up.
 PATIENCE = 10
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the steps of a run are carried out."""
-
-    epochs: int
-    device: torch.device
-    precision: str
-    """`fp32`, `bf16` or `fp16`"""
-    seed: int
-    images: int
-    """of an epoch"""
-    augment: Callable[[Tensor, tuple[int, int, int]], Tensor] | None = None
-    """uint8 images (B, S, S, 3) and (seed, epoch, position) to augmented ones, where the batches
-    come without augmentation"""
-    accumulate: int = 1
-    """micro-batches a batch is cut into"""
-    clip_norm: float | None = None
-    channels_last: bool = True
-    margin_steps: int = 0
-    """steps in which the margin grows from 0 to whole"""
-    validate_every: int = 1
-    """epochs"""
-    log_every: int = 20
-    """steps"""
-    checkpoint_seconds: float = 600.0
-
-
-@dataclass
-class TrainState:
-    """All that changes in a training, and all that a checkpoint must hold to go on with it."""
-
-    encoder: Encoder
-    loss: Loss
-    optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler | None = None
-    average: WeightAverage | None = None
-    plateau: Plateau | None = None
-    step: int = 0
-    """optimiser steps taken"""
-    epoch: int = 0
-    """epochs completed"""
-    position: int = 0
-    """batches consumed of the present epoch"""
-    seen: int = 0
-    """images seen, of all epochs"""
-    skipped: int = 0
-    """non-finite steps in a row"""
-    skipped_in_all: int = 0
-    window: list[float] = field(default_factory=list)
-    """losses since the last line of the log"""
-    metrics: dict[str, float] = field(default_factory=dict)
-    """of the last validation"""
-    best: dict[str, float] = field(default_factory=dict)
-    """of the validation with the lowest EER"""
-
-    @property
-    def validated(self) -> nn.Module:
-        """The network that validation, and later inference, looks at."""
-        return self.average.encoder if self.average else self.encoder
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the changing parts under the keys of a checkpoint."""
-        return {
-            "encoder": self.encoder.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.plateau.state_dict() if self.plateau else {},
-            "scaler": self.scaler.state_dict() if self.scaler else {},
-            "ema": self.average.state_dict() if self.average else {},
-            "step": self.step,
-            "epoch": self.epoch,
-            "sampler": {"position": self.position},
-            "progress": {
-                "seen": self.seen,
-                "skipped": self.skipped,
-                "skipped_in_all": self.skipped_in_all,
-                "window": self.window,
-                "best": self.best,
-            },
-            "metrics": self.metrics,
-        }
-
-    def load_state_dict(self, payload: Mapping[str, Any], where: str) -> None:
-        """Go on from a checkpoint's payload.
-
-        Raises:
-            CheckpointError: weights are missing, unknown or of another shape.
-        """
-        load_weights(self.encoder, payload["encoder"], where)
-        load_weights(self.loss, payload["loss"], where)
-        self.optimizer.load_state_dict(payload["optimizer"])
-        for part, key in (
-            (self.plateau, "schedule"),
-            (self.scaler, "scaler"),
-            (self.average, "ema"),
-        ):
-            if part is not None and payload[key]:
-                part.load_state_dict(payload[key])
-        self.step, self.epoch = payload["step"], payload["epoch"]
-        self.position = payload["sampler"]["position"]
-        progress = payload["progress"]
-        self.seen, self.skipped = progress["seen"], progress["skipped"]
-        self.skipped_in_all = progress["skipped_in_all"]
-        self.window, self.best = list(progress["window"]), dict(progress["best"])
-        self.metrics = dict(payload["metrics"])
 
 
 class Interrupted(Exception):
@@ -253,88 +136,6 @@ def _validate(
         state.plateau.observe(best)
     log(state.step, state.epoch, figures)
     return best
-
-
-def train_step(
-    state: TrainState, recipe: Recipe, batch: Batch, schedule: Multiplier
-) -> dict[str, float]:
-    """Take one optimiser step on a batch.
-
-    A step whose loss or gradient is not finite changes nothing but its position: weights,
-    averages, batch-norm statistics, losses' state and schedule stay.
-
-    Returns:
-        `loss`, `grad_norm` and `lr`; empty for a step that was not finite.
-    """
-    place = (recipe.seed, state.epoch, state.position)
-    torch.manual_seed(_derive(*place))
-    state.position += 1
-    state.encoder.train()
-    state.loss.train()
-    multiplier = schedule(state.step) * (state.plateau.factor if state.plateau else 1.0)
-    for group in state.optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * multiplier
-    if recipe.margin_steps:
-        state.loss.set_margin(min(1.0, (state.step + 1) / recipe.margin_steps))
-    buffers = [b for m in (state.encoder, state.loss) for b in m.buffers()]
-    before = [b.clone() for b in buffers]
-
-    value = _backward(state, recipe, batch, place)
-    norm = _clip(state, recipe.clip_norm)
-    finite = bool(torch.isfinite(value) & torch.isfinite(norm))
-    if state.scaler:
-        # It skips the step itself where a gradient is not finite, and lowers its scale.
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-    elif finite:
-        state.optimizer.step()
-    state.optimizer.zero_grad(set_to_none=True)
-    if not finite:
-        for buffer, old in zip(buffers, before, strict=True):
-            buffer.copy_(old)
-        return {}
-    if state.average:
-        state.average.update(state.encoder)
-    state.step += 1
-    return {"loss": value.item(), "grad_norm": norm.item(), "lr": group["lr"]}
-
-
-def _backward(
-    state: TrainState, recipe: Recipe, batch: Batch, place: tuple[int, int, int]
-) -> Tensor:
-    """Accumulate the gradient of the batch, micro-batch by micro-batch; give the loss, ()."""
-    whole = batch.images.to(recipe.device, non_blocking=True)
-    if recipe.augment:
-        whole = recipe.augment(whole, place)
-    pieces = min(recipe.accumulate, len(batch.labels) // 2) or 1
-    total = torch.zeros((), device=recipe.device)
-    for pixels, labels in zip(
-        whole.tensor_split(pieces), batch.labels.tensor_split(pieces), strict=True
-    ):
-        labels = labels.to(recipe.device, non_blocking=True)
-        images = state.encoder.transform.batch(pixels)
-        if not recipe.channels_last:
-            images = images.contiguous()
-        with autocast(recipe.device, recipe.precision):
-            embeddings = state.encoder(images)
-        state.loss.look(pixels)
-        value = state.loss(embeddings, labels) * (len(labels) / len(batch.labels))
-        (state.scaler.scale(value) if state.scaler else value).backward()
-        total += value.detach()
-    return total
-
-
-def _clip(state: TrainState, limit: float | None) -> Tensor:
-    """Clip the gradient to a norm of `limit`; give the norm that it had, ()."""
-    if state.scaler:
-        state.scaler.unscale_(state.optimizer)
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf)
-
-
-def _derive(*parts: int) -> int:
-    """Mix integers into one seed."""
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
 
 
 def _count_skips(

@@ -25,7 +25,7 @@ from facever.config import (
 )
 from facever.data.datasets import ImagePairDataset
 from facever.device import resolve_precision
-from facever.engine import TrainState, fit, stop_signals
+from facever.engine import fit, stop_signals
 from facever.environment import banner, describe
 from facever.errors import ConfigError, DataError
 from facever.loss_setup import check_loss, check_parent, start_loss
@@ -43,6 +43,7 @@ from facever.prepare import (
 )
 from facever.report import write_report
 from facever.score import fuse, read_scores, write_scores
+from facever.step import TrainState
 from facever.submit import write_submission
 from facever.tracking import Tracker, note, progress
 from facever.transforms import EvalTransform

@@ -24,7 +24,6 @@ from facever.data.pack import find_damaged, fingerprint
 from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches, single_images
 from facever.device import resolve_device, resolve_precision
 from facever.encoder import build_encoder, parameter_count
-from facever.engine import Recipe, TrainState
 from facever.errors import ConfigError, DataError
 from facever.loss_setup import make_loss
 from facever.losses import Loss, needs_pairs
@@ -36,6 +35,7 @@ from facever.optim import (
     build_schedule,
     parameter_groups,
 )
+from facever.step import Recipe, TrainState
 from facever.tracking import note, progress
 from facever.transforms import Augment
 

@@ -18,7 +18,7 @@ FLOORS = [
         "resample", "tracking",
     },
     {"transforms", "batch_augment", "data", "backbones", "encoder", "losses", "optim", "device"},
-    {"engine", "checkpoint", "runs"},
+    {"step", "engine", "checkpoint", "runs"},
     {"embed", "score", "submit", "report"},
     {"pipeline", "prepare", "loss_setup", "validate", "environment", "demo", "compare", "bench"},
     {"cli", "__main__"},

@@ -2,7 +2,10 @@
 
 import copy
 import itertools
+import resource
 import signal
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +14,11 @@ from torch import nn
 
 from facever.data.loader import Batch
 from facever.encoder import Encoder
-from facever.engine import PATIENCE, Interrupted, Recipe, TrainState, fit, stop_signals, train_step
+from facever.engine import PATIENCE, Interrupted, fit, stop_signals
 from facever.errors import TrainingError
 from facever.losses import build_loss
 from facever.optim import Plateau, WeightAverage, build_optimizer, parameter_groups
+from facever.step import Recipe, TrainState, train_step
 from facever.transforms import EvalTransform
 
 SIZE, IDENTITIES, IMAGES = 8, 4, 24
@@ -143,6 +147,79 @@ def test_micro_batches_give_the_gradient_of_the_whole_batch():
         results.append(weights(state))
     torch.testing.assert_close(results[1], results[0])
     torch.testing.assert_close(results[2], results[0])
+
+
+class Hungry(nn.Module):
+    """Asks the system for more memory than the process may have, where it sees many images."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most = most
+
+    def forward(self, z):
+        if self.training and len(z) > self.most:
+            with address_space_left(100_000_000):
+                torch.empty(1_000_000_000, dtype=torch.uint8)
+        return z
+
+
+@contextmanager
+def address_space_left(limit):
+    """Let this process have only so many bytes more, as a machine that is full would."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def test_out_of_memory_takes_the_same_images_in_smaller_pieces(capsys):
+    """The gradient is that of the whole batch, and it is said what is not."""
+    results = []
+    for most in (99, 3):
+        state = new_state()
+        state.encoder.projection = nn.Identity()
+        state.encoder.backbone = nn.Sequential(*state.encoder.backbone, Hungry(most))
+        train_step(state, recipe(), batch_of(np.arange(12)), lambda step: 1.0)
+        results.append((weights(state), state.pieces, state.step))
+    torch.testing.assert_close(results[1][0], results[0][0])
+    assert [pieces for _, pieces, _ in results] == [1, 4]
+    assert [step for _, _, step in results] == [1, 1]
+    said = capsys.readouterr().err
+    assert "out of memory; from here on 6 images at once" in said
+    assert "out of memory; from here on 3 images at once" in said
+
+
+def test_what_smaller_pieces_change_is_said(capsys):
+    state = new_state(loss="triplet")
+    state.encoder.backbone = nn.Sequential(*state.encoder.backbone, Hungry(6))
+    train_step(state, recipe(), batch_of(np.arange(12)), lambda step: 1.0)
+    said = capsys.readouterr().err
+    assert "batch norm now has the statistics of 6 images" in said
+    assert "Triplet now finds its pairs among 6 images" in said
+
+
+def test_the_failed_pass_leaves_no_trace_in_what_it_had_changed(capsys):
+    """AdaFace's averages and batch norm's statistics move once per piece that went through."""
+    halved, cut = new_state(loss="adaface"), new_state(loss="adaface")
+    halved.encoder.projection = nn.Sequential(halved.encoder.projection, Hungry(6))
+    train_step(halved, recipe(), batch_of(np.arange(12)), lambda step: 1.0)
+    train_step(cut, recipe(accumulate=2), batch_of(np.arange(12)), lambda step: 1.0)
+    assert torch.equal(weights(halved), weights(cut))
+    for a, b in zip(halved.encoder.buffers(), cut.encoder.buffers(), strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(halved.loss.buffers(), cut.loss.buffers(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_memory_that_does_not_suffice_for_two_images_ends_the_run():
+    state = new_state()
+    state.encoder.backbone = nn.Sequential(*state.encoder.backbone, Hungry(1))
+    with pytest.raises(TrainingError, match=r"out of memory with 2 images at once: .*allocat"):
+        train_step(state, recipe(), batch_of(np.arange(12)), lambda step: 1.0)
+    assert state.step == 0
 
 
 class Poison(nn.Module):

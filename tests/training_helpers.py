@@ -10,9 +10,9 @@ from facever import checkpoint
 from facever.config import Config, resolve
 from facever.data.loader import Batch
 from facever.encoder import Encoder, build_encoder
-from facever.engine import Recipe, TrainState, train_step
 from facever.losses import build_loss
 from facever.optim import WeightAverage, build_optimizer, build_schedule, parameter_groups
+from facever.step import Recipe, TrainState, train_step
 
 SIZE = 32
 IDENTITIES = 4

@@ -16,9 +16,9 @@ from facever.bench.rows import Row
 from facever.config import resolve
 from facever.data.loader import Batch
 from facever.data.synth import synthesise
-from facever.engine import train_step
 from facever.loss_setup import check_loss
 from facever.prepare import batch_stream, build_parts, open_data
+from facever.step import train_step
 from facever.tracking import note
 
 STEPS = 4  # of a block

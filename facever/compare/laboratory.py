@@ -19,12 +19,12 @@ from facever.compare.probe import degrading, glance, look
 from facever.compare.results import AFTER, BEFORE, HEADER, MEASURES, Row, Run, make_rows, read_run
 from facever.config import FREE_AT_RESUME, Config, operations
 from facever.data.benchmarks import prepare_benchmark
-from facever.engine import TrainState
 from facever.errors import ConfigError
 from facever.pipeline import Ask, Values, configuration
 from facever.prepare import Embed, OpenData, open_data
 from facever.report.laboratory import write_comparison, write_pictures
 from facever.runs import CHECKPOINTS
+from facever.step import TrainState
 from facever.storage import write_text
 from facever.tracking import note, progress
 from facever.transforms import Augment

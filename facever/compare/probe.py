@@ -18,10 +18,10 @@ from torch.nn import functional
 from facever.data.datasets import ImageDataset
 from facever.data.manifest import Manifest
 from facever.encoder import Encoder
-from facever.engine import TrainState
 from facever.losses import Loss
 from facever.metrics import equal_error_rate
 from facever.prepare import Embed, OpenData
+from facever.step import TrainState
 from facever.storage import replacing
 from facever.transforms import Augment
 from facever.validate import score_pairs
