@@ -5,8 +5,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from facever.ask import Ask
 from facever.data.synth import synthesise
-from facever.pipeline import Ask, evaluate, finetune, submit, train
+from facever.pipeline import evaluate, finetune, submit, train
 from facever.tracking import duration, note, progress
 
 # Small enough for two CPU cores: some three minutes, or one with `quick`.

@@ -5,22 +5,19 @@ through: data, encoder and loss, training, figures, files. The parts are made in
 loop is in `engine`, what is measured in `validate`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import facever
 from facever import checkpoint, runs
+from facever.ask import Ask, Values, configuration, find_run, finetune_config, inherited, parents
 from facever.competition import DEFAULT, profile
 from facever.config import (
-    FINETUNE,
-    FREE_AT_RESUME,
-    INHERITED,
     Config,
-    differences,
-    finetune_params,
     resolve,
 )
 from facever.data.datasets import ImagePairDataset
@@ -28,7 +25,7 @@ from facever.device import resolve_precision
 from facever.engine import fit, stop_signals
 from facever.environment import banner, describe
 from facever.errors import ConfigError, DataError
-from facever.loss_setup import check_loss, check_parent, start_loss
+from facever.loss_setup import check_parent, start_loss
 from facever.metrics import paired_bootstrap, verification
 from facever.optim import WeightAverage
 from facever.prepare import (
@@ -37,7 +34,6 @@ from facever.prepare import (
     Parts,
     batch_stream,
     build_parts,
-    check_batches,
     open_data,
     read_data,
 )
@@ -55,31 +51,6 @@ from facever.validate import (
     make_validate,
     score_checkpoints,
 )
-
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """What the user asked for, before defaults and checkpoints fill in the rest.
-
-    Attributes:
-        layers: given values, each over the one before: a file's, then `--loss`.
-        assignments: `key=value`, over all layers.
-        run: name of the run.
-        fresh: never go on with an old run.
-        dry_run: stop before the first step.
-        parent: checkpoint to finetune from.
-        root: folder of the runs.
-    """
-
-    layers: Sequence[Values] = ()
-    assignments: Sequence[str] = ()
-    run: str | None = None
-    fresh: bool = False
-    dry_run: bool = False
-    parent: Path | None = None
-    root: Path = runs.CHECKPOINTS
 
 
 class Watch(Protocol):
@@ -112,23 +83,10 @@ class Trained:
     best: Mapping[str, float] = field(default_factory=dict)
 
 
-def configuration(ask: Ask) -> Config:
-    """Resolve what `train`, or with a parent `finetune`, would run with.
-
-    Raises:
-        ConfigError: with every problem found.
-    """
-    if ask.parent:
-        return _finetune_config(ask, ask.parent)
-    config = resolve(ask.layers, ask.assignments, check=check_loss)
-    check_batches(config)
-    return config
-
-
 def train(ask: Ask, watch: Watch | None = None) -> Trained:
     """Train an encoder from scratch, on cross-entropy unless another loss is asked for."""
     config = configuration(ask)
-    run = None if ask.fresh else _find_run("train", ask, config, None)
+    run = None if ask.fresh else find_run("train", ask, config, None)
     return _train("train", ask, config, run, None, watch)
 
 
@@ -138,65 +96,12 @@ def finetune(ask: Ask, watch: Watch | None = None) -> Trained:
     The parent is `ask.parent`; else that of the run to be resumed; else the best checkpoint of
     the newest finished `train` run.
     """
-    for parent in _parents(ask):
-        config = _finetune_config(ask, parent)
-        run = None if ask.fresh else _find_run("finetune", ask, config, parent)
+    for parent in parents(ask):
+        config = finetune_config(ask, parent)
+        run = None if ask.fresh else find_run("finetune", ask, config, parent)
         if run:
             break
     return _train("finetune", ask, config, run, parent, watch)
-
-
-def _find_run(verb: str, ask: Ask, config: Config, parent: Path | None) -> Path | None:
-    return runs.find_run(
-        verb, ask.run, config.to_dict(), free=FREE_AT_RESUME, parent=parent, root=ask.root
-    )
-
-
-def _parents(ask: Ask) -> Iterator[Path]:
-    """Yield the checkpoints that a finetune may go on from, likeliest first."""
-    if ask.parent:
-        yield ask.parent
-        return
-    if not ask.fresh:
-        named = ask.root / ask.run if ask.run else None
-        begun = [named] if named else runs.list_runs("finetune", ask.root)[::-1]
-        unfinished = [run for run in begun if run == named or not runs.is_finished(run)]
-        recorded = [parent for run in unfinished if (parent := runs.parent_of(run))]
-        if named and recorded:
-            yield recorded[0]
-            return
-        yield from (parent for parent in recorded if parent.exists())
-    yield runs.newest_best(ask.root, verb="train", finished=True)
-
-
-def _finetune_config(ask: Ask, parent: Path) -> Config:
-    """Resolve over what the parent passes on; its model and preprocessing are kept.
-
-    Raises:
-        ConfigError: a value given contradicts the parent's model or image size.
-    """
-    inherited = _inherited(checkpoint.load(parent))
-    given = resolve([inherited, FINETUNE, *ask.layers], ask.assignments, check=check_loss)
-    name = given.loss.name
-    own = {"loss": {"name": name, "params": finetune_params(name)}}
-    config = resolve([inherited, FINETUNE, own, *ask.layers], ask.assignments, check=check_loss)
-    kept = Config.model_validate(inherited)
-    changed = differences(kept.model.model_dump(), config.model.model_dump(), ("pretrained",))
-    changed += differences(
-        {"image_size": kept.data.image_size}, {"image_size": config.data.image_size}
-    )
-    if changed:
-        raise ConfigError(
-            f"finetune keeps the model and the preprocessing of {parent}:\n  "
-            + "\n  ".join(changed)
-            + "\n  leave these keys out, or `facever train` an encoder with them"
-        )
-    check_batches(config)
-    return config
-
-
-def _inherited(payload: Values) -> Values:
-    return {section: payload["config"][section] for section in INHERITED}
 
 
 def _train(
@@ -208,9 +113,27 @@ def _train(
     watch: Watch | None,
 ) -> Trained:
     """Carry a run from where it stands to its end."""
-    if run and runs.is_finished(run) and not ask.dry_run:
-        note(f"{run}: finished before; `--fresh` starts anew")
-        return Trained(run, config, best=checkpoint.load(run / "best.pt")["progress"]["best"])
+    with ExitStack() as held:
+        if run and not ask.dry_run:
+            # Before it is read: what another process still writes is not where it stands.
+            held.enter_context(runs.locked(run))
+            if runs.is_finished(run):
+                note(f"{run}: finished before; `--fresh` starts anew")
+                best = checkpoint.load(run / "best.pt")["progress"]["best"]
+                return Trained(run, config, best=best)
+        return _carry(verb, ask, config, run, parent, watch, held)
+
+
+def _carry(
+    verb: str,
+    ask: Ask,
+    config: Config,
+    run: Path | None,
+    parent: Path | None,
+    watch: Watch | None,
+    held: ExitStack,
+) -> Trained:
+    """Make the parts, put what was saved in place, train, measure; a new run is `held` too."""
     if parent is None and config.loss.init != "random":
         note(f"loss.init: {config.loss.init!r} has no effect in {verb}: there is no parent")
     data = open_data(config.data)
@@ -227,14 +150,14 @@ def _train(
         return Trained(None, config, environment)
     if run is None:
         run = runs.create_run(verb, ask.run, config.to_dict(), environment, root=ask.root)
-    with runs.locked(run):
-        if saved:
-            parts = _resume(parts, saved, data, run)
-        elif begins_at:
-            _start_from(begins_at, str(parent), config, data, parts)
-        _fit(config, data, pairs, parts, run, environment, watch)
-        _show(run, config, data)
-        runs.mark_finished(run)
+        held.enter_context(runs.locked(run))
+    if saved:
+        parts = _resume(parts, saved, data, run)
+    elif begins_at:
+        _start_from(begins_at, str(parent), config, data, parts)
+    _fit(config, data, pairs, parts, run, environment, watch)
+    _show(run, config, data)
+    runs.mark_finished(run)
     return Trained(run, config, environment, best=parts.state.best)
 
 
@@ -372,7 +295,7 @@ def evaluate(
     if compare and len(checkpoints) != 2:
         raise ConfigError(f"--compare: {len(checkpoints)} checkpoints given; expected 2")
     payloads = [checkpoint.load(path) for path in checkpoints]
-    config = resolve([_inherited(payloads[0]), *ask.layers], ask.assignments)
+    config = resolve([inherited(payloads[0]), *ask.layers], ask.assignments)
     manifest = None if pairs else read_data(config.data)
     chosen = choose_pairs(manifest, pairs, images, "val_pairs")
     if not chosen.labelled:
@@ -450,7 +373,7 @@ def submit(
     """
     rules = profile(competition, sample)
     payloads = [checkpoint.load(path) for path in checkpoints]
-    config = resolve([_inherited(payloads[0]), *ask.layers], ask.assignments)
+    config = resolve([inherited(payloads[0]), *ask.layers], ask.assignments)
     manifest = None if pairs else read_data(config.data)
     test = choose_pairs(manifest, pairs, images, "test_pairs")
     measured = _validation(config, checkpoints, payloads, ask)

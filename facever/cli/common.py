@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from facever.pipeline import Ask
+    from facever.ask import Ask
 
 Assignments = Annotated[
     list[str] | None,
@@ -47,7 +47,7 @@ From = Annotated[
 
 def make_ask(assignments: list[str] | None, config: Path | None, **given: Any) -> "Ask":
     """Gather what was asked for; a file lies below `--loss`, and that below key=value."""
-    from facever.pipeline import Ask
+    from facever.ask import Ask
     from facever.plainyaml import load_yaml
 
     layers = [load_yaml(config)] if config else []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from facever import pipeline, runs
+from facever.ask import Ask, Values, configuration
 from facever.compare.grid import Cell, is_sweep, make_cells
 from facever.compare.pictures import make_sections
 from facever.compare.presets import NONE, PRESETS
@@ -20,7 +21,6 @@ from facever.compare.results import AFTER, BEFORE, HEADER, MEASURES, Row, Run, m
 from facever.config import FREE_AT_RESUME, Config, operations
 from facever.data.benchmarks import prepare_benchmark
 from facever.errors import ConfigError
-from facever.pipeline import Ask, Values, configuration
 from facever.prepare import Embed, OpenData, open_data
 from facever.report.laboratory import write_comparison, write_pictures
 from facever.runs import CHECKPOINTS
@@ -39,7 +39,7 @@ class Request:
         losses: names, or sums of names; the first is what the others are held against.
         seeds: runs of each, with seeds 0, 1, ...
         sweeps: `key=v1,v2`.
-        layers: given values, as of `pipeline.Ask`.
+        layers: given values, as of `ask.Ask`.
         assignments: `key=value`; one with several values is a sweep.
         parent: checkpoint that every run is finetuned from; None trains from scratch.
         out: folder of the comparison; None names it after the data.

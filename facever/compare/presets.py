@@ -6,7 +6,7 @@ The recipe is the same for every loss.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from facever.pipeline import Values
+from facever.ask import Values
 
 
 @dataclass(frozen=True)
