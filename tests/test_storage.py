@@ -1,6 +1,7 @@
 """Files that appear whole or not at all (B2, B6, B13 of reliability.md)."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -8,10 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
-from process_helpers import file_size_limit
+from process_helpers import file_size_limit, forked, outcome
 
-from facever.errors import StorageError
-from facever.storage import replacing, write_json, write_text
+from facever.errors import DataError, StorageError
+from facever.storage import appearing, replacing, write_json, write_text
 
 
 def start(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -153,3 +154,48 @@ def test_text_is_utf_8_with_its_line_ends_as_given(tmp_path: Path) -> None:
 def test_the_longest_file_name_says_so(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="could not be written"):
         write_text(tmp_path / ("x" * 255), "the temporary's name is longer")
+
+
+@pytest.mark.parametrize("there", ["nothing", "an empty folder"])
+def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path, there: str) -> None:
+    target = tmp_path / "new" / "data"
+    if there == "an empty folder":
+        target.mkdir(parents=True)
+
+    def stopped() -> None:
+        with appearing(target) as hidden:
+            (hidden / "half").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stopped()
+    assert not any((tmp_path / "new").rglob("half"))
+    with appearing(target) as hidden:
+        (hidden / "whole").touch()
+        assert not (target / "whole").exists()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["data"]
+    assert (target / "whole").exists()
+    with pytest.raises(DataError, match="not empty"), appearing(target):
+        raise AssertionError("entered")
+
+
+def test_a_folder_left_by_a_killed_process_is_removed_and_one_in_the_making_is_not(
+    tmp_path: Path,
+) -> None:
+    def kill() -> None:
+        with appearing(tmp_path / "data") as hidden:
+            (hidden / "half").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def alongside() -> None:
+        with appearing(tmp_path / "data"):
+            pass
+
+    assert outcome(forked(kill)) == -signal.SIGKILL
+    (left_over,) = tmp_path.iterdir()
+    with appearing(tmp_path / "data") as hidden:
+        assert not left_over.exists()
+        assert outcome(forked(alongside)) == 0
+        assert hidden.exists()
+        (tmp_path / "data").rmdir()
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]

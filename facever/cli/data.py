@@ -1,4 +1,4 @@
-"""`data inspect`, `synth`, `pack`: the commands about data sets."""
+"""`data inspect`, `synth`, `pack`, `fetch`: the commands about data sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -67,3 +67,24 @@ def pack(
     given = {"data": {"root": str(directory), "pack": "on"}}
     config = resolve([given], assignments or [])
     print(table(pack_all(config.data)))
+
+
+def fetch(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="kaggle.com/competitions/NAME.")],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Default: data/NAME.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Download a Kaggle competition's data and unpack it; goes on where it was stopped."""
+    from facever.kaggle.fetch import fetch
+
+    fetched = fetch(name, output)
+    folder = fetched.folder
+    tell(
+        {"slug": fetched.slug, "folder": str(folder), "files": fetched.files},
+        json_file,
+        f"{folder}: {fetched.files:,} files of {fetched.slug}\n"
+        f"next: facever data inspect {folder}\n"
+        f"      facever train data.root={folder}",
+    )

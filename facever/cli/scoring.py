@@ -1,7 +1,8 @@
 """`evaluate`, `submit`, `verify`, `embed`: the commands that use a trained encoder."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,8 @@ from facever.cli.common import (
     split_arguments,
     tell,
 )
+from facever.competition import profile
+from facever.errors import ConfigError
 
 if TYPE_CHECKING:
     from facever.validate import Evaluated
@@ -59,11 +62,36 @@ def submit(
     sample: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Sample submission, for `custom`.")
     ] = None,
+    upload: Annotated[
+        bool, typer.Option("--upload", help="Send it to Kaggle and wait for its score.")
+    ] = False,
+    slug: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="kaggle.com/competitions/NAME, unless `data fetch` got the data."
+        ),
+    ] = None,
+    message: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Shown at Kaggle beside the submission.")
+    ] = None,
+    wait: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="How long to wait for the score.")
+    ] = 120,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Also when an earlier upload was as good or better.")
+    ] = False,
     json_file: JsonFile = None,
 ) -> None:
     """Score the test pairs and write the competition's CSV; several CKPT are an ensemble."""
     from facever import pipeline
 
+    if upload:
+        from facever.kaggle.api import check_key
+
+        # Better known before the scoring than after it.
+        check_key()
+    elif slug or message or anyway:
+        raise ConfigError("submit: --slug, --message and --anyway need --upload; add it")
     checkpoints, assignments = split_arguments(arguments)
     answer = pipeline.submit(
         checkpoints,
@@ -75,12 +103,25 @@ def submit(
         sample=sample,
     )
     eer = "" if answer.eer is None else f", validation EER {answer.eer:.2%}"
-    tell(
-        {"csv": str(answer.csv), "pairs": answer.pairs, "validation_eer": answer.eer},
-        json_file,
-        f"{answer.csv}: {answer.pairs:,} pairs, linted for {competition}{eer}\n"
+    facts: dict[str, Any] = {
+        "csv": str(answer.csv),
+        "pairs": answer.pairs,
+        "validation_eer": answer.eer,
+    }
+    lines = [
+        f"{answer.csv}: {answer.pairs:,} pairs, linted for {competition}{eer}",
         f"side-car: {answer.csv.with_suffix('.json')}",
-    )
+    ]
+    if upload:
+        from facever.kaggle.upload import upload as upload_csv
+
+        limit = profile(competition, sample).submissions_a_day
+        uploaded = upload_csv(
+            answer.csv, slug=slug, message=message, daily_limit=limit, wait=wait, anyway=anyway
+        )
+        facts["kaggle"] = asdict(uploaded)
+        lines.append(uploaded.to_text())
+    tell(facts, json_file, "\n".join(lines))
 
 
 def verify(

@@ -1,9 +1,7 @@
 """A plan -> a data set on disk: pictures as JPEG, text files, and the quality of every picture."""
 
 import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +9,8 @@ from facever.data.synth.layouts import VERIFICATION_FROM, find_layout
 from facever.data.synth.pictures import MEASURED, check_size_and_seed, render
 from facever.data.synth.plan import Counts, Plan, Shot, plan
 from facever.data.workers import Progress, run_all, usable_cores
-from facever.errors import ConfigError, DataError, StorageError
+from facever.errors import ConfigError, StorageError
+from facever.storage import appearing
 
 _CHUNK = 32  # pictures between two calls of progress
 # Starting processes takes about a second, in which one process draws some 250 pictures.
@@ -71,7 +70,7 @@ def synthesise(
     )
     target = Path(out)
     try:
-        with _appearing(target) as folder:
+        with appearing(target) as folder:
             _write(folder, planned, size, seed, workers, progress)
     except OSError as error:
         raise StorageError(f"{target}: not written: {error}\n  give another folder") from error
@@ -82,23 +81,6 @@ def _check(**arguments: tuple[int, int]) -> None:
     for name, (value, least) in arguments.items():
         if not least <= value < VERIFICATION_FROM:
             raise ConfigError(f"synth {name}: {value}; expected at least {least}, below a million")
-
-
-@contextmanager
-def _appearing(target: Path) -> Iterator[Path]:
-    """Give a hidden folder beside the target that takes its name when all went well."""
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise DataError(f"{target}: is there already and not empty\n  give a folder of a new name")
-    hidden = target.parent / f".{target.name}.{os.getpid()}.partial"
-    hidden.mkdir(parents=True)
-    try:
-        yield hidden
-        if target.exists():
-            target.rmdir()
-        hidden.rename(target)
-    except BaseException:
-        shutil.rmtree(hidden, ignore_errors=True)
-        raise
 
 
 def _write(

@@ -1,0 +1,1 @@
+"""The network to Kaggle, for `data fetch NAME` and `submit --upload` alone."""
