@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test test-all fuzz bench lint format clean
+.PHONY: demo test test-all faults fuzz bench lint format clean
 
 demo: $(VENV)/.installed
 	$(BIN)/facever demo
@@ -13,7 +13,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
 
 test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not faults"
+
+# Real trainings killed at random and started again.
+KILLS := 200
+faults: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m faults --kills $(KILLS)
 
 # 10,000 random cases of each property instead of 500.
 fuzz: $(VENV)/.installed-dev

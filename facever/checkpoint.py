@@ -9,7 +9,11 @@ SHA-256 in a side-car. Killed anywhere, there is a whole `last.pt`, old or new.
 
 import hashlib
 import os
+import pickle
+import pickletools
+import re
 import shutil
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,9 +51,9 @@ def save(path: Path, payload: Mapping[str, Any]) -> str:
         hashing = _HashingWriter(file)
         torch.save(dict(payload), hashing)  # type: ignore[arg-type] # it needs only `write`
         # Killed between the two renames, the file has no side-car, which is no contradiction.
-        _side_car(path).unlink(missing_ok=True)
+        side_car(path).unlink(missing_ok=True)
     digest = hashing.digest.hexdigest()
-    write_text(_side_car(path), digest + "\n")
+    write_text(side_car(path), digest + "\n")
     return digest
 
 
@@ -68,7 +72,8 @@ class _HashingWriter:
         self.file.flush()
 
 
-def _side_car(path: Path) -> Path:
+def side_car(path: Path) -> Path:
+    """Give the file that holds a checkpoint's SHA-256."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -78,18 +83,18 @@ def save_last(run: Path, payload: Mapping[str, Any], *, best: bool) -> None:
     save(new, payload)
     if best:
         # Before `last.pt`: a run killed here goes on from the older one and gets here again.
-        _link(new, run / "best.pt")
+        link(new, run / "best.pt")
     if last.exists():
-        _link(last, run / "previous.pt")
-    _link(new, last)
-    for path in (new, _side_car(new)):
+        link(last, run / "previous.pt")
+    link(new, last)
+    for path in (new, side_car(new)):
         path.unlink()
 
 
-def _link(source: Path, target: Path) -> None:
+def link(source: Path, target: Path) -> None:
     """Give a checkpoint and its side-car a second name; a copy where links do not work."""
-    _side_car(target).unlink(missing_ok=True)
-    for old, new in ((source, target), (_side_car(source), _side_car(target))):
+    side_car(target).unlink(missing_ok=True)
+    for old, new in ((source, target), (side_car(source), side_car(target))):
         if not old.exists():
             continue
         temporary = new.with_name(f".{new.name}.tmp")
@@ -99,6 +104,18 @@ def _link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(old, temporary)
         temporary.replace(new)
+
+
+def write_side_car(path: Path) -> None:
+    """Write the SHA-256 of a checkpoint beside it."""
+    write_text(side_car(path), file_digest(path) + "\n")
+
+
+def set_aside(path: Path) -> None:
+    """Rename a checkpoint that is damaged, if it is there, so that another can take its place."""
+    if path.exists():
+        path.replace(path.with_name(f"damaged-{path.name}"))
+    side_car(path).unlink(missing_ok=True)
 
 
 def load(path: Path | str) -> dict[str, Any]:
@@ -113,19 +130,47 @@ def load(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint")
     _verify_digest(path)
     try:
-        payload = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # What torch says of a stranger's file would stand before the one message about it.
+            warnings.simplefilter("ignore")
+            _check_archive(path)
+            payload = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
-            f"{path}: refused: {_reason(path, error)}\n  expected a checkpoint written by facever"
+            f"{path}: refused: {_reason(error)}\n  expected a checkpoint written by facever"
         ) from None
     return _validated(path, payload)
 
 
+# All that a pickle of tensors and primitives calls by name, besides torch's kinds of storage.
+_CALLED = frozenset(("collections OrderedDict", "torch._utils _rebuild_tensor_v2"))
+_STORAGE = re.compile(r"torch [A-Z][A-Za-z0-9]*Storage")
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse what torch's safe loader would follow into gigabytes or minutes.
+
+    It calls `bytearray(10**10)` where a pickle says so, and unpacks a member of any size.
+    """
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        # torch looks members up without regard to case: of two it might read the other one.
+        names = {member.filename.casefold(): member.filename for member in members}
+        unpacked = sum(member.file_size for member in members)
+        if len(names) < len(members) or unpacked > path.stat().st_size:
+            raise ValueError("members of one name, or larger than the file")
+        (pickled,) = (name for name in names.values() if name.endswith("/data.pkl"))
+        for opcode, argument, _ in pickletools.genops(archive.read(pickled)):
+            called = opcode.name in ("GLOBAL", "INST", "STACK_GLOBAL")
+            if called and argument not in _CALLED and not _STORAGE.fullmatch(argument or ""):
+                raise pickle.UnpicklingError(f"unsupported: {argument}")
+
+
 def _verify_digest(path: Path) -> None:
     """Compare a file with its side-car, where it has one: a flipped bit loads without a word."""
-    side_car = _side_car(path)
-    if side_car.exists() and side_car.read_bytes().strip() != file_digest(path).encode():
-        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {side_car.name}")
+    beside = side_car(path)
+    if beside.exists() and beside.read_bytes().strip() != file_digest(path).encode():
+        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {beside.name}")
 
 
 def file_digest(path: Path) -> str:
@@ -134,10 +179,9 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = str(error).lower()
-    # torch takes what is no zip file for a bare pickle, and speaks of weights_only there too.
-    if zipfile.is_zipfile(path) and ("unsupported" in text or "weights_only" in text):
+    if "unsupported" in text or "weights_only" in text:
         return "it holds objects other than tensors and primitives, which could run code"
     return "damaged, or no checkpoint"
 
@@ -180,13 +224,15 @@ def load_weights(module: torch.nn.Module, state: Mapping[str, Any], where: str) 
     Raises:
         CheckpointError: keys or shapes disagree; the first is named.
     """
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{where}: does not fit: its weights are no tensors by name")
     own = module.state_dict()
     problems = [f"{key} is missing" for key in own if key not in state]
     problems += [f"{key} is unknown" for key in state if key not in own]
     problems += [
-        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        f"{key} has shape {_shape(state[key])}, expected {_shape(own[key])}"
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        if key in state and _shape(state[key]) != _shape(own[key])
     ]
     if problems:
         raise CheckpointError(
@@ -194,3 +240,7 @@ def load_weights(module: torch.nn.Module, state: Mapping[str, Any], where: str) 
             + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
         )
     module.load_state_dict(state)
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, torch.Tensor) else None

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from facever import checkpoint
 from facever.config import differences
@@ -128,8 +128,8 @@ def _checked_name(name: str) -> str:
 def read_environment(run: Path) -> dict[str, Any]:
     """Read a run's `environment.json`; empty where there is none that can be read."""
     try:
-        values = json.loads((run / "environment.json").read_text())
-    except (OSError, ValueError):
+        values = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 
@@ -137,7 +137,7 @@ def read_environment(run: Path) -> dict[str, Any]:
 def parent_of(run: Path) -> Path | None:
     """Give the checkpoint that a run started from, as recorded when it began."""
     parent = read_environment(run).get("parent")
-    return Path(parent) if parent else None
+    return Path(parent) if parent and isinstance(parent, str) else None
 
 
 def list_runs(verb: str | None = None, root: Path = CHECKPOINTS) -> list[Path]:
@@ -150,7 +150,7 @@ def list_runs(verb: str | None = None, root: Path = CHECKPOINTS) -> list[Path]:
 
 def _number(run: Path) -> int:
     digits = run.name.rpartition("-")[2]
-    return int(digits) if digits.isdigit() else 0
+    return int(digits) if digits.isdecimal() else 0
 
 
 FINISHED = "finished"
@@ -207,31 +207,59 @@ def load_newest(run: Path) -> dict[str, Any] | None:
     return None
 
 
+_LOCK = ".lock"
+
+
 @contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path, *, sweep: bool = True) -> Iterator[None]:
     """Hold a run for this process alone.
+
+    Args:
+        run: its folder.
+        sweep: remove what a killed process left behind.
 
     Raises:
         StorageError: another process works on it, or the folder cannot be written.
     """
     try:
-        file = (run / ".lock").open("w")
+        file = (run / _LOCK).open("w")
     except OSError as error:
         raise StorageError(f"{run}: cannot be written: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise StorageError(
-                f"{run}: another process works on this run; `--run NAME` starts one of its own"
-            ) from None
-        _remove_temporaries(run)
+        _take(file, run, fcntl.LOCK_EX)
+        if sweep:
+            remove_temporaries(run)
         yield
 
 
-def _remove_temporaries(run: Path) -> None:
-    """Remove what a process killed in the middle of a save left behind."""
-    for path in run.glob(".*"):
-        if path.name != ".lock":
-            with contextlib.suppress(OSError):
-                path.unlink()
+def check_idle(run: Path) -> None:
+    """Make sure that no process works on a run, without writing to it.
+
+    Raises:
+        StorageError: one does.
+    """
+    with contextlib.suppress(FileNotFoundError), (run / _LOCK).open() as file:
+        _take(file, run, fcntl.LOCK_SH)
+
+
+def _take(file: IO[str], run: Path, kind: int) -> None:
+    # Of this process alone: a lock by `flock` would live on in the loader's workers, which
+    # outlive a killed training by seconds.
+    try:
+        fcntl.lockf(file, kind | fcntl.LOCK_NB)
+    except OSError:
+        raise StorageError(
+            f"{run}: another process works on this run; `--run NAME` starts one of its own"
+        ) from None
+
+
+def temporaries(run: Path) -> list[Path]:
+    """List what a process killed in the middle of a save left behind."""
+    return sorted(path for path in run.glob(".*") if path.name != _LOCK)
+
+
+def remove_temporaries(run: Path) -> None:
+    """Remove `temporaries`."""
+    for path in temporaries(run):
+        with contextlib.suppress(OSError):
+            path.unlink()

@@ -25,10 +25,12 @@ from facever.bench import (
     heads,
     peak_bytes,
     run,
+    save,
     step,
     synth,
     table,
 )
+from facever.bench.memory import free_bytes
 from facever.errors import ConfigError
 from facever.losses import LOSSES, build_loss
 
@@ -205,8 +207,8 @@ def test_the_gradients_of_the_leaves_are_not_counted(device):
 
 def test_every_loss_has_a_row_of_finite_numbers():
     rows = list(heads.measure(SMALL, batch=8, dim=16, embeddings=16))
-    assert {row.name for row in rows} == set(LOSSES)
-    assert len(rows) == len(LOSSES)
+    scaled = [f"{heads.AT_SCALE} {way}" for way in heads.SCALED]
+    assert sorted(row.name for row in rows) == sorted([*LOSSES, *scaled])
     for row in rows:
         assert row.memory is not None
         timing = row.timing
@@ -220,9 +222,26 @@ def test_every_loss_has_a_row_of_finite_numbers():
 def test_each_number_of_identities_is_measured_and_only_the_losses_asked_for():
     options = Options(repeats=3, identities=(20, 30), losses=("arcface", "triplet"))
     rows = list(heads.measure(options, batch=8, dim=4, embeddings=8))
+    heads_of = ["arcface", *(f"arcface {way}" for way in heads.SCALED)]
     assert [(row.name, row.conditions.get("C")) for row in rows] == [
-        ("arcface", 20), ("arcface", 30), ("triplet", None),
+        *((name, 20) for name in heads_of), *((name, 30) for name in heads_of), ("triplet", None),
     ]  # fmt: skip
+
+
+def test_a_head_too_large_for_the_naive_floor_is_measured_by_the_dense_one(monkeypatch, capsys):
+    """As on a machine with little memory, at sizes that this one has."""
+    monkeypatch.setattr(heads, "DENSE", 20)
+    monkeypatch.setattr(heads, "free_bytes", lambda device: 1000)
+    options = Options(repeats=3, identities=(30,), losses=("arcface",))
+    rows = list(heads.measure(options, batch=8, dim=4))
+    assert [row.name for row in rows] == [f"arcface {way}" for way in heads.SCALED]
+    assert {row.floor for row in rows} == {"the same loss, dense, over 20 identities"}
+    assert "no room for the naive floor" in capsys.readouterr().err
+
+
+def test_the_memory_that_can_be_had_is_counted_in_bytes():
+    free = free_bytes(torch.device("cpu"))
+    assert free is None or 2**20 < free < 2**50
 
 
 @pytest.mark.parametrize("name", heads.LEAN)
@@ -257,6 +276,16 @@ def test_a_training_step_is_measured_on_the_data_that_is_asked_for(faces):
     (row,) = step.measure(Options(repeats=3, assignments=settings), steps=1)
     assert (row.name, row.images, row.conditions["batch"]) == ("test_resnet", 16, 16)
     assert row.aim == pytest.approx(1 / 0.95)
+
+
+def test_a_save_holds_all_that_a_training_does_and_is_a_share_of_its_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = (*TINY, "loss.name=arcface", "optim.name=adamw", "engine.checkpoint_minutes=5")
+    (row,) = save.measure(Options(repeats=3, identities=(5000,), assignments=settings))
+    # Weights and two moments of 0.37 M + 5,000 x 16 parameters of 4 bytes.
+    assert row.conditions["megabytes"] == 5
+    assert re.fullmatch(r"\d\.\d\d% of 5 minutes \(below 1%: met\)", row.conditions["share"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_drawn_faces_are_measured_in_images_a_second():

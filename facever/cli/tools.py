@@ -1,4 +1,4 @@
-"""`report`, `bench`, `config`: the commands about runs, this machine and settings."""
+"""`report`, `fsck`, `bench`, `config`: the commands about runs, this machine and settings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,19 +21,36 @@ def report(
     print(write_report(run, output))
 
 
+def fsck(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    mend: Annotated[
+        bool, typer.Option("--repair", help="Mend what the run's own files suffice for.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Check that a run is whole, and tell what the same command would do with it now."""
+    from facever.errors import CheckFailed
+    from facever.fsck import examine, repair
+
+    health = repair(run) if mend else examine(run)
+    tell(health.to_json(), json_file, health.to_text())
+    if health.findings:
+        raise CheckFailed(f"{run}: {len(health.findings)} problems, listed above")
+
+
 def bench(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="NAME|key=value",
-            help="eer, heads, step or synth (all where none is named), and settings.",
+            help="eer, heads, save, step or synth (all where none is named), and settings.",
         ),
     ] = None,
     repeats: Annotated[
         int | None, typer.Option(metavar="N", help="Times that each side is measured.")
     ] = None,
     identities: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="Sizes of `heads`' classifiers.")
+        list[int] | None, typer.Option(metavar="N", help="Identities, of `heads` and `save`.")
     ] = None,
     losses: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Losses that `heads` measures.")
@@ -58,11 +75,12 @@ def config(
 ) -> None:
     """List every setting with its default, bounds and meaning, or write a starting file."""
     from facever.settings import commented_yaml, describe
+    from facever.storage import write_text
 
     if init is not None:
         if init.exists():
             raise FaceverError(f"{init}: exists; expected a new file")
-        init.write_text(commented_yaml())
+        write_text(init, commented_yaml())
         print(f"{init}: every setting with its default\nnext: facever train -c {init}")
     elif show:
         print(describe())
