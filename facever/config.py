@@ -209,6 +209,8 @@ class Engine(Section):
     """weights, order of images, augmentation and dropout are functions of it"""
     deterministic: bool = False
     """only deterministic kernels on a GPU (a CPU's always are)"""
+    sync_batch_norm: bool = False
+    """of several processes: batch norms see the images of all"""
     checkpoint_minutes: float = Field(10.0, gt=0)
     """longest time between two saves"""
     log_every: int = Field(20, ge=1)
@@ -260,6 +262,9 @@ def finetune_params(name: str) -> Values:
     terms = [term.rpartition("*")[2].strip() for term in name.split("+")]
     return {term: FINETUNE_LOSS_PARAMS[term] for term in terms if term in FINETUNE_LOSS_PARAMS}
 
+
+# Parts of a key: loss.params.triplet.m has four.
+_DEEPEST = 8
 
 # What a checkpoint passes on to the commands that start from it.
 INHERITED = ("data", "model", "augment", "eval")
@@ -366,7 +371,7 @@ def _parse_assignments(assignments: Iterable[str]) -> tuple[Values, list[str]]:
     for text in assignments:
         key, equals, raw = text.partition("=")
         parts = key.strip().split(".")
-        if not equals or len(parts) < 2 or not all(parts):
+        if not equals or not 2 <= len(parts) <= _DEEPEST or not all(parts):
             problems.append(f"{text!r}: expected section.key=value, e.g. optim.lr=0.05")
             continue
         try:

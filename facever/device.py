@@ -3,13 +3,14 @@
 Precision follows a rule, never a timing, so that a resumed run is the same run.
 """
 
-import warnings
+import os
 from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
 from facever.errors import ConfigError
+from facever.tracking import note
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -35,6 +36,19 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def set_determinism(wanted: bool) -> None:
+    """Let torch take deterministic kernels alone, cuDNN's included, or whichever it likes.
+
+    cuBLAS is deterministic with a workspace of fixed size, which it reads from the environment at
+    its first product.
+    """
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    # Not when it is so already: torch imports its compiler to say so there too, for two seconds.
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted)
+
+
 def resolve_precision(name: str, device: torch.device, encoder: nn.Module) -> str:
     """Turn `auto` into `bf16`, `fp16` or `fp32`.
 
@@ -48,10 +62,7 @@ def resolve_precision(name: str, device: torch.device, encoder: nn.Module) -> st
     if device.type == "cuda":
         has_bf16 = torch.cuda.get_device_capability(device)[0] >= 8
         if name == "bf16" and not has_bf16:
-            warnings.warn(
-                "engine.precision: this GPU has no bf16; fp16 with loss scaling is used instead",
-                stacklevel=2,
-            )
+            note("warning: engine.precision: this GPU has no bf16; using fp16 with loss scaling")
             return "fp16"
         return ("bf16" if has_bf16 else "fp16") if name == "auto" else name
     if name == "fp16":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from facever import distributed
 from facever.data.loader import Batch
 from facever.errors import TrainingError
 from facever.optim import Multiplier
@@ -46,6 +47,9 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
 
     Yields:
         a function that gives the signal received, or None.
+
+    Raises:
+        Interrupted: at the end, for a signal that nobody acted on.
     """
     received: list[int] = []
     handlers: dict[int, Any] = {}
@@ -61,6 +65,9 @@ def stop_signals() -> Iterator[Callable[[], int | None]]:
     finally:
         for wanted, handler in handlers.items():
             signal.signal(wanted, handler)
+    # One that came during the last validation: all is saved, but the command has more to do.
+    if received:
+        raise Interrupted(received[0])
 
 
 def fit(
@@ -106,7 +113,8 @@ def fit(
             if figures and state.step % recipe.log_every == 0:
                 log(state.step, state.epoch, _log_line(state, figures, clock))
             due = time.monotonic() - saved >= recipe.checkpoint_seconds
-            received = stopped()
+            # A signal reaches processes at different steps; all must save and leave at one.
+            received = distributed.largest(stopped() or 0)
             if due or received:
                 save(state, False)
                 saved = time.monotonic()
@@ -126,6 +134,7 @@ def _validate(
     """Validate where it is due, and tell whether the encoder is the best so far."""
     if state.epoch % recipe.validate_every and state.epoch < recipe.epochs:
         return False
+    distributed.share_buffers(state.validated)
     figures = validate(state.validated)
     state.metrics = {**figures, "epoch": float(state.epoch)}
     # Strictly below: of equal ones the earlier stays.

@@ -1,6 +1,8 @@
 """What a run is run with: versions, device, data, parameters; on disk and in the banner."""
 
+import json
 import math
+import os
 import platform
 import sys
 from importlib.metadata import version
@@ -13,15 +15,25 @@ import facever
 from facever import checkpoint
 from facever.competition import DEFAULT, profile
 from facever.config import Config
+from facever.errors import ConfigError
 from facever.prepare import OpenData, Parts, budget
 
 Values = dict[str, Any]
+
+# Where W&B, Kaggle and Hugging Face look for a key, and how short no key is.
+KEYS = ("WANDB_API_KEY", "KAGGLE_KEY", "KAGGLE_API_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+_KEY_LENGTH = 16
 
 
 def describe(
     verb: str, config: Config, data: OpenData, parts: Parts, parent: Path | None
 ) -> Values:
-    """Gather what `environment.json` records: versions, device, data, parameters, command."""
+    """Gather what `environment.json` records: versions, device, data, parameters, command.
+
+    Raises:
+        ConfigError: a key of the environment is on the command line or in the configuration.
+    """
+    _refuse_keys(sys.argv, config)
     device = parts.recipe.device
     return {
         "verb": verb,
@@ -41,6 +53,18 @@ def describe(
         "parent": str(parent) if parent else None,
         "parent_sha256": checkpoint.file_digest(parent) if parent else None,
     }
+
+
+def _refuse_keys(command: list[str], config: Config) -> None:
+    """Stop before a key is written down: a run's files are shown, handed on and uploaded."""
+    recorded = json.dumps([command, config.to_dict()])
+    for name in KEYS:
+        value = os.environ.get(name, "")
+        if len(value) >= _KEY_LENGTH and value in recorded:
+            raise ConfigError(
+                f"{name}: its value stands on the command line or in the configuration, which a "
+                "run's files would repeat\n  expected in the environment alone; leave it out"
+            )
 
 
 def _commit() -> str | None:

@@ -37,7 +37,9 @@ def loss_params(section: LossConfig) -> dict[str, Any]:
     smoothing = {"label_smoothing": section.label_smoothing}
     if "+" not in section.name:
         return {**section.params, **smoothing}
-    return {**section.params, "ce": {**section.params.get("ce", {}), **smoothing}}
+    own = section.params.get("ce", {})
+    # What is no mapping stays, for `check_loss` to say so.
+    return {**section.params, "ce": {**own, **smoothing} if isinstance(own, Mapping) else own}
 
 
 def make_loss(section: LossConfig, dim: int, identities: int) -> Loss:

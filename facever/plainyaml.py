@@ -4,8 +4,9 @@
 and aliases fill the memory in ten lines; nothing here needs either, so both are refused.
 """
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def parse_yaml(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f" line {mark.line + 1}:" if mark else ""
         raise ConfigError(f"{where}:{line} {error.problem or error.context}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         raise ConfigError(f"{where}: not YAML: {error}") from None
 
 
@@ -86,6 +87,24 @@ class _Loader(yaml.SafeLoader):
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+def _number(kind: type[int] | type[float], limit: float) -> Callable[[_Loader, Any], float]:
+    """Make the constructor of numbers of a kind that are below a limit."""
+
+    def construct(loader: _Loader, node: Any) -> float:
+        if not abs(float(node.value)) < limit:
+            raise yaml.MarkedYAMLError(
+                problem=f"{node.value[:30]}: expected a number that 64 bits hold",
+                problem_mark=node.start_mark,
+            )
+        return kind(node.value)
+
+    return construct
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _number(int, 2.0**63))
+_Loader.add_constructor("tag:yaml.org,2002:float", _number(float, math.inf))
 
 
 class _Dumper(yaml.SafeDumper):

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from facever import distributed
 from facever.batch_augment import BatchAugment
 from facever.config import Config, Data, operations
 from facever.data.datasets import ImageDataset, ImagePairDataset
@@ -22,7 +23,7 @@ from facever.data.loader import Batch, epoch_batches
 from facever.data.manifest import read_manifest
 from facever.data.pack import find_damaged, fingerprint
 from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches, single_images
-from facever.device import resolve_device, resolve_precision
+from facever.device import resolve_device, resolve_precision, set_determinism
 from facever.encoder import build_encoder, parameter_count
 from facever.errors import ConfigError, DataError
 from facever.loss_setup import make_loss
@@ -50,13 +51,12 @@ def check_batches(config: Config) -> None:
         ConfigError: with the first setting that makes none.
     """
     size, k, kind = config.optim.batch_size, config.data.k, config.data.sampler
-    pairs = needs_pairs(config.loss.name)
-    if pairs and kind in ("shuffle", "balanced"):
+    if needs_pairs(config.loss.name) and kind in ("shuffle", "balanced"):
         raise ConfigError(
             f"data.sampler: {kind!r} with loss {config.loss.name!r}, which compares images of one "
             "identity within a batch; expected 'pk' or 'auto'"
         )
-    if kind != "pk" and not pairs:
+    if not wants_pairs(config):
         return
     if k < 2:
         raise ConfigError("data.k: 1 image an identity makes no pairs; expected at least 2")
@@ -65,6 +65,11 @@ def check_batches(config: Config) -> None:
             f"optim.batch_size: {size} holds {size // k} identities of data.k={k} images; expected "
             f"at least {2 * k}"
         )
+
+
+def wants_pairs(config: Config) -> bool:
+    """Tell whether batches are made of identities with several images each."""
+    return config.data.sampler == "pk" or needs_pairs(config.loss.name)
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,19 @@ class OpenData:
         """Give the pairs by which the best epoch is chosen.
 
         Raises:
-            DataError: there are none, or some have no label.
+            DataError: there are none, some have no label, or all are of one kind.
         """
         pairs = self.manifest.val_pairs
         if self.val is None or pairs is None or not pairs.labelled:
             raise DataError(
                 f"{self.manifest.root}: no labelled pairs, and none can be made: nothing to choose "
                 "the best epoch by\n  expected val_pairs.txt, or identities with several images"
+            )
+        mated = int((pairs.mated == 1).sum())
+        if mated in (0, len(pairs)):
+            raise DataError(
+                f"{pairs.source or pairs.root}: {mated} of {len(pairs)} pairs are mated; expected "
+                "both kinds, without which there is no EER to choose the best epoch by"
             )
         return self.val
 
@@ -105,21 +116,42 @@ class OpenData:
         }
 
 
-def read_data(data: Data) -> Manifest:
+def read_data(data: Data, *, pairs: bool = False) -> Manifest:
     """Read the manifest, tell its notes, and leave damaged images out where that is asked for.
 
+    Args:
+        data: the section of the configuration.
+        pairs: batches will need identities with several images.
+
     Raises:
-        DataError: nothing found, files that contradict each other, more damage than 5 %.
+        DataError: nothing found, files that contradict each other, more damage than 5 %; with
+            `pairs`, fewer than two identities have two images.
     """
     manifest = read_manifest(
         data.root, layout=data.layout, identities=data.identities, seed=data.split_seed
     )
     for line in manifest.notes:
         note(f"data: {line}")
+    if pairs:
+        _check_pairs(manifest)
     if data.on_error == "skip":
         return _without_damaged(manifest, limit=0.05)
     # Packing decodes everything; files must be looked at here, or one stops the run in its middle.
     return _without_damaged(manifest, limit=0) if data.pack == "off" else manifest
+
+
+def _check_pairs(manifest: Manifest) -> None:
+    """Tell identities that no pair can be made of, before an image of theirs is decoded.
+
+    Raises:
+        DataError: nearly all are.
+    """
+    try:
+        alone = single_images(manifest.train.labels)
+    except DataError as error:
+        raise DataError(f"{manifest.root}: {error}") from None
+    if alone:
+        note(f"data: {alone:,} identities with one image make no pairs and are left out")
 
 
 def _without_damaged(manifest: Manifest, limit: float) -> Manifest:
@@ -142,13 +174,13 @@ def _without_damaged(manifest: Manifest, limit: float) -> Manifest:
     return replace(manifest, **kept)
 
 
-def open_data(data: Data) -> OpenData:
-    """Open the images of train, dev and the validation pairs.
+def open_data(data: Data, *, pairs: bool = False) -> OpenData:
+    """Open the images of train, dev and the validation pairs; the arguments are `read_data`'s.
 
     Raises:
         DataError: as `read_data`; too little to train on; a damaged image.
     """
-    manifest = read_data(data)
+    manifest = read_data(data, pairs=pairs)
     if len(manifest.identities) < 2 or len(manifest.train) < 4:
         raise DataError(
             f"{data.root}: {len(manifest.train)} training images of "
@@ -159,11 +191,11 @@ def open_data(data: Data) -> OpenData:
         train=ImageDataset(manifest, split="train", image_size=data.image_size, pack=data.pack),
         dev=open_dev(manifest, data),
         val=open_pairs(manifest.val_pairs, data) if manifest.val_pairs else None,
-        fingerprint=_fingerprint(manifest),
+        fingerprint=data_fingerprint(manifest),
     )
 
 
-def _fingerprint(manifest: Manifest) -> str:
+def data_fingerprint(manifest: Manifest) -> str:
     """Hash what a run's result rests on: training images and labels, and validation pairs."""
     digest = hashlib.sha256(fingerprint(manifest.root, manifest.train.paths).encode())
     digest.update(repr(manifest.identities).encode() + manifest.train.labels.tobytes())
@@ -214,7 +246,7 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
             data cannot fill.
     """
     torch.manual_seed(config.engine.seed)
-    torch.use_deterministic_algorithms(config.engine.deterministic)
+    set_determinism(config.engine.deterministic)
     device = resolve_device(config.engine.device)
     model = config.model.model_dump() | {"pretrained": pretrained}
     encoder = build_encoder(**model, image_size=config.data.image_size)
@@ -229,7 +261,8 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
     state = TrainState(
         encoder,
         loss,
-        build_optimizer(
+        network=distributed.wrap(encoder),
+        optimizer=build_optimizer(
             config.optim.name,
             parameter_groups(
                 encoder,
@@ -283,6 +316,7 @@ def _recipe(
         images=images,
         augment=_batch_augment(config, device),
         accumulate=config.optim.accumulate,
+        synchronise_norms=config.engine.sync_batch_norm,
         clip_norm=config.optim.clip_norm,
         channels_last=config.engine.channels_last,
         margin_steps=round(warmup * steps),
@@ -313,15 +347,19 @@ def _within(epochs: float, run: int, key: str) -> float:
 
 def _batch_plan(config: Config, loss: Loss, labels: NDArray[np.int64]) -> Plan:
     size, seed, k = config.optim.batch_size, config.engine.seed, config.data.k
-    kind = config.data.sampler
+    kind, least = config.data.sampler, 2 * distributed.world_size()
+    if size < least:
+        raise ConfigError(
+            f"optim.batch_size: {size} images for {distributed.world_size()} processes; expected "
+            f"at least {least}, two for each"
+        )
     if kind == "pk" or loss.needs_pairs:
         p = size // k
-        if alone := single_images(labels):
-            note(f"data: {alone:,} identities with one image make no pairs and are left out")
         return lambda epoch: pk_batches(labels, p, k, seed=seed, epoch=epoch)
     if kind == "balanced":
-        return lambda epoch: balanced_batches(labels, size, seed=seed, epoch=epoch)
-    return lambda epoch: shuffled_batches(len(labels), size, seed=seed, epoch=epoch)
+        return lambda epoch: balanced_batches(labels, size, seed=seed, epoch=epoch, least=least)
+    n = len(labels)
+    return lambda epoch: shuffled_batches(n, size, seed=seed, epoch=epoch, least=least)
 
 
 def batch_stream(
@@ -346,6 +384,8 @@ def batch_stream(
             start=position,
             workers=workers,
             pin_memory=device.type == "cuda",
+            rank=distributed.rank(),
+            processes=distributed.world_size(),
         )
 
     return batches

@@ -14,21 +14,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from facever.errors import StorageError
+from facever.errors import DataError, StorageError
 from facever.storage import write_text
+
+# A run's figures, a JSON object a line.
+METRICS = "metrics.jsonl"
+
+# float32's largest number, in which a training counts; axes near float64's cannot be drawn.
+_LARGEST = 3.4028235e38
 
 # Seconds between two progress lines where the output is a file or a pipe.
 PLAIN_INTERVAL = 30.0
 
 
+def is_leader() -> bool:
+    """Tell whether this process speaks to the user: of those that `torchrun` started, the first."""
+    return "WORLD_SIZE" not in os.environ or os.environ.get("RANK", "0") == "0"
+
+
 def note(message: str) -> None:
     """Say something about the work on standard error."""
-    print(message, file=sys.stderr, flush=True)
+    if is_leader():
+        print(message, file=sys.stderr, flush=True)
 
 
 def is_interactive() -> bool:
     """Tell whether standard error is a terminal that may be redrawn."""
-    return sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    return sys.stderr.isatty() and "NO_COLOR" not in os.environ and is_leader()
 
 
 class Report(Protocol):
@@ -144,7 +156,7 @@ class Tracker:
         project: str = "facever",
         name: str | None = None,
     ) -> None:
-        self.path = run / "metrics.jsonl"
+        self.path = run / METRICS
         # A validation has the step of the batch before it, but a later epoch.
         lines = [
             line for line in read_metrics(run) if line["step"] <= step and line["epoch"] <= epoch
@@ -201,6 +213,16 @@ class Tracker:
                  f"{self.path.name} is complete")  # fmt: skip
 
 
+class Untracked:
+    """Takes the lines of processes that are not the first."""
+
+    def log(self, step: int, epoch: int, values: Mapping[str, float | list[float]]) -> None:
+        """Forget them."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def _jsonable(value: float | list[float]) -> Any:
     if isinstance(value, list):
         return [_jsonable(item) for item in value]
@@ -208,19 +230,56 @@ def _jsonable(value: float | list[float]) -> Any:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """Read the lines of a run's metrics.jsonl; a last line cut off by a kill is left out."""
-    path = run / "metrics.jsonl"
+    """Read the lines of a run's metrics.jsonl.
+
+    What no run writes is left out: a last line cut off by a kill, or a value that is no figure.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    path = run / METRICS
     if not path.exists():
         return []
-    lines = []
-    for text in path.read_text().splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and {"step", "epoch"} <= line.keys():
-            lines.append(line)
-    return lines
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror}") from error
+    return [line for line in map(_parse_line, text.splitlines()) if line]
+
+
+def _parse_line(text: str) -> dict[str, Any]:
+    """Give the figures of one line of metrics.jsonl; none where it is not such a line."""
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    figures = {key: value for key, value in values.items() if _is_figure(value)}
+    counted = all(type(figures.get(key)) is int for key in ("step", "epoch"))
+    return figures if counted else {}
+
+
+def _is_figure(value: Any) -> bool:
+    """Tell what `_jsonable` gives from everything else that JSON can hold."""
+    return all(
+        item is None or (isinstance(item, int | float) and abs(item) <= _LARGEST)
+        for item in (value if isinstance(value, list) else [value])
+    )
+
+
+# What a server that does not answer may cost a run, seconds.
+_WANDB_PATIENCE = {"init_timeout": 30, "finish_timeout": 60, "finish_timeout_raises": True}
+
+
+def _patience(settings: type) -> dict[str, Any]:
+    """Give the limits that this version of W&B knows and its own environment leaves open."""
+    known = getattr(settings, "model_fields", {})
+    return {
+        name: value
+        for name, value in _WANDB_PATIENCE.items()
+        if name in known and f"WANDB_{name.upper()}" not in os.environ
+    }
 
 
 class _Wandb:
@@ -234,6 +293,8 @@ class _Wandb:
     ) -> None:
         import wandb
 
+        # From its first word on: checking the key logs lines of its own.
+        wandb.setup(settings=wandb.Settings(silent=True))
         if mode == "online" and not wandb.api.api_key:
             note("warning: W&B has no API key (`wandb login`); logging offline")
             mode = "offline"
@@ -243,7 +304,7 @@ class _Wandb:
             name=name,
             dir=str(folder),
             config=dict(config),
-            settings=wandb.Settings(silent=True, init_timeout=30),
+            settings=wandb.Settings(silent=True, **_patience(wandb.Settings)),
         )
         self.run.define_metric("EER", summary="min")
 

@@ -6,6 +6,7 @@ crosses process and bus borders. Every place that looks at an image for its embe
 validation, `submit`, `verify`, export - goes through `fit` and `EvalTransform`.
 """
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,16 @@ class EvalTransform:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "EvalTransform":
-        """Rebuild it from `to_dict`."""
-        return cls(int(values["image_size"]), tuple(values["mean"]), tuple(values["std"]))
+        """Rebuild it from `to_dict`.
+
+        Raises:
+            ValueError: there are not three means, finite, and three deviations above 0.
+        """
+        mean, std = (tuple(map(float, values[key])) for key in ("mean", "std"))
+        usable = all(map(math.isfinite, mean)) and all(0 < s < math.inf for s in std)
+        if not usable or len(mean) != 3 or len(std) != 3:
+            raise ValueError(f"normalisation by mean {mean} and std {std}; expected 3 of each")
+        return cls(int(values["image_size"]), mean, std)
 
 
 class Augment:

@@ -33,6 +33,9 @@ from facever.tracking import progress
 Scores = NDArray[np.float64]
 Values = dict[str, Any]
 
+# Logits that are held at once: 1,024 rows of a million identities would be 4 GB.
+LOGITS = 2**26
+
 
 def make_embed(config: Config, device: torch.device, precision: str) -> Embed:
     """Bind `embed_images` to how this run evaluates; everything that scores goes through it."""
@@ -107,7 +110,8 @@ def dev_accuracy(embed: Embed, encoder: Encoder, loss: Loss, dev: ImageDataset) 
     table = torch.from_numpy(embed(encoder, dev, len(dev), flip=False))
     was_training = loss.training
     loss.eval()
-    guesses = [loss.logits(z.to(device)).argmax(1).cpu() for z in torch.split(table, 1024)]
+    block = max(1, min(1024, LOGITS // len(loss.prototypes)))
+    guesses = [loss.logits(z.to(device)).argmax(1).cpu() for z in torch.split(table, block)]
     loss.train(was_training)
     return float((torch.cat(guesses).numpy() == dev.labels).mean())
 

@@ -316,19 +316,37 @@ def test_the_averaged_network_is_what_validation_sees():
     assert seen == [state.average.encoder]
 
 
+def send_twice():
+    with stop_signals() as stopped:
+        assert stopped() is None
+        signal.raise_signal(signal.SIGINT)
+        assert stopped() == signal.SIGINT
+        signal.raise_signal(signal.SIGINT)
+
+
 def test_the_first_signal_is_remembered_and_the_second_acts_at_once():
     # A shell starts background jobs, and so perhaps this test, with SIGINT ignored.
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with stop_signals() as stopped:
-            assert stopped() is None
-            signal.raise_signal(signal.SIGINT)
-            assert stopped() == signal.SIGINT
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            send_twice()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGINT, inherited)
+
+
+def test_a_signal_during_the_last_validation_is_not_forgotten():
+    """A comparison would begin its next training, and a Ctrl-C would have stopped nothing."""
+    saved = []
+    with pytest.raises(Interrupted) as caught, stop_signals() as stopped:
+        fit(
+            new_state(), recipe(epochs=1), batches=batches, schedule=lambda step: 1.0,
+            validate=lambda network: signal.raise_signal(signal.SIGTERM) or {"EER": 5.0},
+            save=lambda state, best: saved.append(state.epoch), stopped=stopped,
+            log=lambda step, epoch, values: None, report=lambda done, total, text="": None,
+            paths=lambda indices: [],
+        )  # fmt: skip
+    assert (saved, caught.value.exit_code) == ([1], 143)
 
 
 def test_bf16_stays_close_to_float32_and_the_loss_is_computed_in_float32():

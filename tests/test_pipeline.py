@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -194,39 +193,6 @@ def wait_for_steps(run: Path, steps: int, process: subprocess.Popen[bytes]) -> N
         if path.exists() and len(path.read_text().splitlines()) >= steps:
             return
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ("--loss", "ce", "optim.ema=0.9", "model.drop_rate=0.2"),
-        ("--loss", "ce+0.5*triplet", "optim.accumulate=2"),
-    ],
-    ids=["ema-dropout", "pairs-accumulate"],
-)
-def test_a_run_killed_with_sigkill_ends_bit_for_bit_like_one_that_was_not(
-    facever, faces, tmp_path, settings
-):
-    """Interrupted in mid-epoch, at steps drawn at random, and started again by the same command."""
-    given = ["train", f"data.root={faces}", *TINY, "optim.epochs=6", *settings]
-    whole = facever(*given, "--run", "whole")
-    assert whole.code == 0, whole.err
-
-    run = tmp_path / "checkpoints" / "killed"
-    arguments = command(*given, "--run", "killed", "engine.checkpoint_minutes=0.000001")
-    rng = random.Random(5)
-    for kill_after in sorted(rng.sample(range(2, 20), 2)):
-        process = subprocess.Popen(arguments, env=environment(), stderr=subprocess.PIPE)
-        wait_for_steps(run, kill_after, process)
-        process.kill()
-        process.communicate()
-    resumed = subprocess.run(arguments, env=environment(), capture_output=True, text=True)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "going on from step" in resumed.stderr
-
-    for name in ("last.pt", "best.pt"):
-        assert weights_digest(run / name) == weights_digest(tmp_path / "checkpoints/whole" / name)
-    assert timeless(run) == timeless(tmp_path / "checkpoints/whole")
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

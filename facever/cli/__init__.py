@@ -4,15 +4,19 @@ Answers go to standard output, progress to standard error. What a user can mend 
 `error:` message and exit code 2 or 3; `--debug`, anywhere on the line, shows the traceback.
 """
 
+import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Annotated
 
 import typer
 
 from facever import __version__
 from facever.cli import data, scoring, tools, training
-from facever.errors import FaceverError
+from facever.errors import ConfigError, FaceverError
 
 # Each command with its two examples, in the order in which `facever --help` lists them.
 COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
@@ -30,7 +34,7 @@ COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
     ),
     scoring.submit: (
         "facever submit",
-        "facever submit checkpoints/a/best.pt checkpoints/b/best.pt -o submissions/both.csv",
+        "facever submit checkpoints/a/best.pt checkpoints/b/best.pt --upload --message both",
     ),
     training.demo: ("facever demo", "facever demo --quick --out /tmp/demo"),
     training.compare: (
@@ -43,6 +47,10 @@ COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
     scoring.embed: (
         "facever embed photos -o embeddings.npz",
         "facever embed photos -o a.npz --from checkpoints/train-1/best.pt",
+    ),
+    tools.fsck: (
+        "facever fsck checkpoints/train-1",
+        "facever fsck checkpoints/train-1 --repair --json -",
     ),
     tools.bench: (
         "facever bench heads --losses arcface,adaface",
@@ -57,6 +65,10 @@ DATA_COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
         "facever data synth data/lfw --layout LFW --identities 50 --seed 1",
     ),
     data.pack: ("facever data pack data/hw2p2", "facever data pack data data.image_size=96"),
+    data.fetch: (
+        "facever data fetch NAME -o data/hw2p2",
+        "facever data fetch https://www.kaggle.com/competitions/NAME",
+    ),
 }
 
 app = typer.Typer(
@@ -71,7 +83,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(
-    help="Look into a data set, decode it once, or make a synthetic one.",
+    help="Look into a data set, decode it once, fetch one, or make a synthetic one.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -93,17 +105,72 @@ def _version(
 
 def main() -> None:
     """Run the command line; the entry point of `facever` and of `python -m facever`."""
+    if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+        _main()
+        return
+    # So that `torchrun` shows the traceback of the process that failed first.
+    from torch.distributed.elastic.multiprocessing.errors import record
+
+    record(_main)()
+
+
+def _main() -> None:
     debug = "--debug" in sys.argv
     arguments = [text for text in sys.argv[1:] if text != "--debug"]
-    try:
-        code = app(arguments, standalone_mode=False)
-    except (KeyboardInterrupt, typer.Abort):
-        code = 130
-    except Exception as error:
-        # FaceverError, Interrupted and typer's own usage errors know their exit code.
-        code = getattr(error, "exit_code", None)
-        if code is None or (debug and isinstance(error, FaceverError)):
-            raise
-        message = error.format_message() if hasattr(error, "format_message") else error
-        print(f"{'stopped' if code >= 128 else 'error'}: {message}", file=sys.stderr)
+    with _ctrl_c() as pressed:
+        try:
+            _check_processes(arguments)
+            code = app(arguments, standalone_mode=False)
+        except (KeyboardInterrupt, typer.Abort):
+            code = 130
+        except Exception as error:
+            code = 130 if pressed() else _tell(error, debug)
     sys.exit(code)
+
+
+def _check_processes(arguments: list[str]) -> None:
+    """Refuse several processes for a command that would do everything as often.
+
+    Raises:
+        ConfigError: the command does not train.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes > 1 and not {"train", "finetune"} & set(arguments[:1]):
+        raise ConfigError(
+            f"WORLD_SIZE: {processes} processes; only `train` and `finetune` share their work"
+        )
+
+
+def _tell(error: Exception, debug: bool) -> int:
+    """Print what a user can mend, and give its exit code; anything else is a bug and goes on."""
+    # FaceverError, Interrupted and typer's own usage errors know their exit code.
+    code: int | None = getattr(error, "exit_code", None)
+    if code is None or (debug and isinstance(error, FaceverError)):
+        raise error
+    message = error.format_message() if hasattr(error, "format_message") else error
+    print(f"{'stopped' if code >= 128 else 'error'}: {message}", file=sys.stderr)
+    return code
+
+
+@contextmanager
+def _ctrl_c() -> Iterator[Callable[[], bool]]:
+    """Remember a Ctrl-C: libraries in C may turn it into an error of their own.
+
+    Yields:
+        a function that tells whether there was one.
+    """
+    # In the background the shell has it ignored, and so it stays.
+    if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield lambda: False
+        return
+    times: list[int] = []
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        times.append(number)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield lambda: bool(times)
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from facever.tracking import is_leader
+
 if TYPE_CHECKING:
     from facever.ask import Ask
 
@@ -78,12 +80,15 @@ def newest(given: Path | None) -> Path:
 
 def tell(answer: Mapping[str, Any], json_file: Path | None, text: str) -> None:
     """Print an answer for people, and write it as JSON where that was asked for."""
-    rendered = json.dumps(answer, indent=2)
+    if not is_leader():
+        return
+    from facever.storage import write_json
+
     if json_file is not None and str(json_file) == "-":
-        print(rendered)
+        print(json.dumps(answer, indent=2))
         return
     if json_file is not None:
-        json_file.write_text(rendered + "\n")
+        write_json(json_file, answer)
     print(text)
 
 

@@ -58,7 +58,7 @@ def gradient_plane(head: MarginSoftmax, norms: NDArray[Any]) -> Plane:
     (slope,) = torch.autograd.grad(psi.sum(), cos_y)
     with torch.no_grad():
         # The other identity's prototype lies at a right angle to the own one.
-        other = margin.negatives(theta.sin()[:, None], psi)[:, 0]
+        other = margin.negatives(psi)(theta.sin()[:, None])[:, 0]
         share = torch.sigmoid(head.s * (psi - other))
         scale = ((share - 1) * slope).abs()
     margin.train(training)

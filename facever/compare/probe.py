@@ -4,6 +4,8 @@ Letters: N images, M of a sample, C identities, D embedding dimension, P pairs.
 """
 
 import csv
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +20,7 @@ from torch.nn import functional
 from facever.data.datasets import ImageDataset
 from facever.data.manifest import Manifest
 from facever.encoder import Encoder
+from facever.errors import DataError
 from facever.losses import Loss
 from facever.metrics import equal_error_rate
 from facever.prepare import Embed, OpenData
@@ -36,6 +39,8 @@ TRAIN_SAMPLE = 10_000
 # Angles to other prototypes that are kept for an image.
 OTHERS = 9
 QUALITY_FILE = "quality.csv"
+# What NumPy raises where a file is not what it was, and what a class lacking an argument does.
+_DAMAGED = (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,11 +107,21 @@ class Probe:
 
     @classmethod
     def load(cls, path: Path) -> "Probe":
-        """Read what `save` wrote."""
-        with np.load(path) as arrays:
-            values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
-        scalars = ("train_accuracy", "test_loss")
-        return cls(**values | {name: float(values[name]) for name in scalars})
+        """Read what `save` wrote.
+
+        Raises:
+            DataError: it is damaged, or no such file; objects in it are never unpickled.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                values: dict[str, Any] = {name: arrays[name] for name in arrays.files}
+            scalars = ("train_accuracy", "test_loss")
+            return cls(**values | {name: float(values[name]) for name in scalars})
+        except _DAMAGED as error:
+            raise DataError(
+                f"{path}: damaged, or not what `facever compare` writes: {error}\n"
+                "  remove the folder of this run, and the comparison trains it again"
+            ) from error
 
 
 def look(state: TrainState, data: OpenData, embed: Embed, augment: Augment) -> Probe:

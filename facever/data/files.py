@@ -25,6 +25,11 @@ class Problem:
 Report = Callable[[Problem], None]
 
 
+def leads_somewhere(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is anything but a link to nowhere or in a circle, of which asking fails."""
+    return not entry.is_symlink() or Path(entry.path).exists()
+
+
 def refuse(problem: Problem) -> None:
     """Stop at the first contradiction; the `Report` of everything but `inspect`."""
     raise DataError(problem.message)
@@ -80,10 +85,10 @@ class Source:
         # An absolute folder was given on purpose: see `Finder`.
         absolute = posixpath.isabs(folder)
         try:
+            if not absolute and not self._holds(path):
+                return Listing(outside=["."] if path.is_dir() else [])
             with os.scandir(path) as entries:
-                if not absolute and not self._holds(path):
-                    return Listing(outside=["."])
-                for entry in entries:
+                for entry in filter(leads_somewhere, entries):
                     self._sort_in(entry, listing, absolute)
         except PermissionError as error:
             raise DataError(f"{path}: not readable: {error.strerror}") from error
@@ -103,7 +108,8 @@ class Source:
             listing.folders.append(entry.name)
 
     def _holds(self, path: Path) -> bool:
-        return path.resolve().is_relative_to(self.root)
+        # `resolve` raises where links lead in a circle.
+        return Path(os.path.realpath(path)).is_relative_to(self.root)
 
     def _report_links(self, folder: str, names: list[str]) -> None:
         paths = tuple(posixpath.normpath(posixpath.join(folder, name)) for name in sorted(names))

@@ -12,7 +12,7 @@ from pathlib import Path
 from facever.data.files import Finder, Problem, Source
 from facever.data.images import SUFFIXES
 from facever.data.lists import PairList
-from facever.data.tables import Table, fold_column, mated_column, read_table
+from facever.data.tables import Table, fold_column, is_whole, mated_column, read_table
 from facever.errors import DataError
 
 COLUMNS = {
@@ -130,18 +130,18 @@ def _columns(table: Table) -> dict[str, int]:
 def _is_lfw(table: Table) -> bool:
     """LFW's files begin with counts: `N`, or the number of folds and N."""
     first = table.rows[0]
-    return len(first) <= 2 and all(field.isdecimal() for field in first)
+    return len(first) <= 2 and all(map(is_whole, first))
 
 
 def _lfw_rows(table: Table, finder: Finder) -> list[_Row]:
     counts = [int(field) for field in table.rows[0]]
     folds, size = counts if len(counts) == 2 else (1, counts[0])
     total = folds * 2 * size
-    if len(table.rows) - 1 != total:
+    if len(table.rows) - 1 != total or not total:
         raise table.error(
             0,
             f"{len(table.rows) - 1} pairs follow",
-            f"{total}: {folds} x ({size} mated + {size} non-mated), as this line says",
+            f"{total or 'some'}: {folds} x ({size} mated + {size} non-mated), as this line says",
         )
     path_of = _lfw_paths(finder)
     rows = []
@@ -161,7 +161,7 @@ def _lfw_rows(table: Table, finder: Finder) -> list[_Row]:
 
 
 def _lfw_numbers(fields: Sequence[str]) -> bool:
-    return fields[1].isdecimal() and fields[-1].isdecimal()
+    return is_whole(fields[1]) and is_whole(fields[-1])
 
 
 def _lfw_paths(finder: Finder) -> Callable[[str, int], str]:

@@ -4,6 +4,7 @@ A layout says where its splits and pair files lie; how a split folder is read de
 is in it (`labels.txt`, folders per identity, or images alone), not on the layout.
 """
 
+import os
 import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -176,6 +177,11 @@ def read_csv(source: Source, file: Path, *, explicit: bool) -> Found:
     `explicit` says that the user named the file itself: its paths may then be absolute.
     """
     found = Found("csv")
+    if not explicit and not source.has_file(file.name):
+        raise DataError(
+            f"{file}: links out of the data folder to {os.path.realpath(file)}\n"
+            "  expected the file itself; give data.root=... as the file that it links to"
+        )
     table = read_table(file).split_header(_LABEL_WORDS)
     columns = table.columns(_LABEL_COLUMNS)
     expected = "a header with path, identity and perhaps split (train, dev, test)"

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from facever.data.files import Source
+from facever.data.files import Source, leads_somewhere
 from facever.data.images import is_image_name
 from facever.data.readers import (
     LAYOUTS,
@@ -46,34 +47,35 @@ def find_layout(root: Path, name: str) -> tuple[Path, Reader]:
             f"{root}: no such folder\n  expected a folder of face images; "
             f"`facever data synth {root}` makes one"
         )
-    level, links = [root], list[str]()
+    level, links, inside = [root], list[str](), root.resolve()
     for _ in range(_DEPTH + 1):
-        matches = [(folder, reader) for folder in level if (reader := _reader_for(folder, name))]
+        readers = ((folder, _reader_for(folder, name, inside)) for folder in level)
+        matches = [(folder, reader) for folder, reader in readers if reader]
         if len(matches) > 1:
             names = ", ".join(str(folder) for folder, _ in matches)
             raise DataError(f"{root}: several data sets: {names}\n  give one as data.root=...")
         if matches:
             return matches[0]
-        level = [child for folder in level for child in _children(folder, root, links)]
+        level = [child for folder in level for child in _children(folder, inside, links)]
     raise _not_recognised(root, name, links)
 
 
-def _reader_for(folder: Path, name: str) -> Reader | None:
+def _reader_for(folder: Path, name: str, inside: Path) -> Reader | None:
     """Return what reads this folder, if a layout of that name (or any, for `auto`) fits."""
     if name in ("auto", "csv") and (folder / MANIFEST_FILE).is_file():
         return partial(read_csv, file=folder / MANIFEST_FILE, explicit=False)
     for layout in LAYOUTS:
         if name in ("auto", layout.name) and _fits(folder, layout):
             return partial(read_layout, layout=layout)
-    return _tree_reader(folder) if name in ("auto", "tree", "lfw") else None
+    return _tree_reader(folder, inside) if name in ("auto", "tree", "lfw") else None
 
 
-def _tree_reader(folder: Path) -> Reader | None:
-    if _identity_folders(folder):
+def _tree_reader(folder: Path, inside: Path) -> Reader | None:
+    if _identity_folders(folder, inside):
         return read_tree
     if any((folder / file).is_file() for file in LFW_PAIRS):
-        for child in _folders(folder):
-            if _identity_folders(child):
+        for child in _children(folder, inside):
+            if _identity_folders(child, inside):
                 return partial(read_tree, folder=child.name)
     return None
 
@@ -82,39 +84,45 @@ def _fits(folder: Path, layout: Layout) -> bool:
     return any((folder / train).is_dir() for train in layout.train)
 
 
-def _identity_folders(folder: Path) -> bool:
+def _identity_folders(folder: Path, inside: Path) -> bool:
     """Whether at least two folders here hold images directly, as folders of people do."""
-    people = (child for child in _folders(folder) if _holds_images(child))
+    people = filter(_holds_images, _children(folder, inside))
     return next(people, None) is not None and next(people, None) is not None
 
 
 def _holds_images(folder: Path) -> bool:
     if folder.name in NO_IDENTITY:
         return False
-    with os.scandir(folder) as entries:
+    with _entries(folder) as entries:
         return any(is_image_name(entry.name) for entry in entries)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
-    with os.scandir(folder) as entries:
+    with _entries(folder) as entries:
         names = sorted(
             entry.name
-            for entry in entries
+            for entry in filter(leads_somewhere, entries)
             if entry.name[0] != "." and entry.name != "__MACOSX" and entry.is_dir()
         )
     return (folder / name for name in names)
 
 
-def _children(folder: Path, root: Path, links: list[str]) -> list[Path]:
-    """List the folders below; links that leave the root are noted, not followed."""
-    inside = root.resolve()
-    children = []
+@contextmanager
+def _entries(folder: Path) -> Iterator[Iterator[os.DirEntry[str]]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield entries
+    except OSError as error:
+        raise DataError(f"{folder}: not readable: {error.strerror}") from error
+
+
+def _children(folder: Path, inside: Path, links: list[str] | None = None) -> Iterator[Path]:
+    """Give the folders below; links that leave the root, `inside`, are noted, not followed."""
     for child in _folders(folder):
-        if child.is_symlink() and not child.resolve().is_relative_to(inside):
+        if not child.is_symlink() or child.resolve().is_relative_to(inside):
+            yield child
+        elif links is not None:
             links.append(str(child))
-        else:
-            children.append(child)
-    return children
 
 
 def _not_recognised(root: Path, name: str, links: list[str]) -> DataError:

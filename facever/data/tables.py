@@ -18,6 +18,7 @@ from facever.errors import DataError
 
 _MATED = {"0": 0, "1": 1, "true": 1, "false": 0, "-1": 0}
 _SAMPLE_LINES = 100
+_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def read_table(path: Path, name: str | None = None) -> Table:
         raise DataError(f"{path}: not readable: {error.strerror}") from error
     text = _text(data, name)
     separator = _separator(text)
-    numbered = list(_delimited(text, separator, name) if separator else _blank_separated(text))
+    numbered = list(_delimited(text, separator, name) if separator else _blank_separated(text, name))
     if not numbered:
         raise DataError(f"{name}: empty file\n  expected one row per image or pair")
     lines, rows = zip(*numbered, strict=True)
@@ -127,11 +128,18 @@ def _delimited(text: str, separator: str, name: str) -> Iterator[tuple[int, list
         raise DataError(f"{name}, line {line}: {error}\n  expected quotes that close") from error
 
 
-def _blank_separated(text: str) -> Iterator[tuple[int, list[str]]]:
+def _quoted(line: str, name: str, number: int) -> list[str]:
+    try:
+        fields = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
+    except csv.Error as error:
+        raise DataError(f"{name}, line {number}: {error}\n  expected quotes that close") from error
+    return [field for field in fields if field]
+
+
+def _blank_separated(text: str, name: str) -> Iterator[tuple[int, list[str]]]:
     for number, line in enumerate(io.StringIO(text), 1):
         if '"' in line:
-            fields = next(csv.reader([line.strip()], delimiter=" ", skipinitialspace=True))
-            row = [field for field in fields if field]
+            row = _quoted(line, name, number)
         elif line.isascii():
             row = line.split()
         else:
@@ -169,6 +177,11 @@ def fold_column(table: Table, column: int) -> list[int]:
     """
     written = [row[column].strip() for row in table.rows]
     for i, text in enumerate(written):
-        if not text.isdecimal():
-            raise table.error(i, f"fold {text!r}", "a whole number from 0")
+        if not is_whole(text):
+            raise table.error(i, f"fold {text[:30]!r}", "a whole number from 0")
     return [int(text) for text in written]
+
+
+def is_whole(text: str) -> bool:
+    """Whether a field is a whole number from 0, of so few digits that it counts something."""
+    return text.isdecimal() and len(text) <= _DIGITS

@@ -25,6 +25,8 @@ from facever.errors import DataError
 _DEPTH = 3
 # How many images are worth starting workers.
 _POOL_IMAGES = 10_000
+# Bytes of a file, unpacked, a few times those of any of them: a thousandth of it can be packed.
+_LARGEST = 256 << 20
 # Seconds without a byte after which a download is given up. Nothing else ends it: where a name
 # is not resolved or a server is silent, torchvision waits for minutes or for ever.
 _PATIENCE = 20.0
@@ -247,7 +249,10 @@ def _unpack(source: Path, place: Path, files: tuple[str, ...]) -> None:
 
 def _copy(stream: IO[bytes] | gzip.GzipFile, file: Path) -> None:
     with file.open("wb") as copy:
-        shutil.copyfileobj(stream, copy)
+        while block := stream.read(1 << 20):
+            copy.write(block)
+            if copy.tell() > _LARGEST:
+                raise ValueError(f"{file.name} has more than {_LARGEST >> 20} MiB")
 
 
 def _write_images(classes: list[_Class], workers: int | None, progress: Progress | None) -> None:

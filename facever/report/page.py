@@ -63,13 +63,15 @@ def _training_facts(record: Record) -> Iterable[tuple[str, str]]:
     lines = [*record.train, *record.validation]
     if lines:
         yield "steps", f"{max(line['step'] for line in lines):,}"
-    times = [line["time"] for line in lines if "time" in line]
+    times = [line["time"] for line in lines if line.get("time") is not None]
     if times:
         yield "time", duration(max(times) - min(times))
     rates = [line["images_per_s"] for line in record.train if line.get("images_per_s")]
     if rates:
         yield "images a second", f"{np.median(rates):,.0f}"
-    best = min((line["EER"] for line in record.validation if line["EER"] is not None), default=None)
+    best = min(
+        (line["EER"] for line in record.validation if line.get("EER") is not None), default=None
+    )
     if best is not None:
         yield "best EER while training", f"{best:.2f} %"
 

@@ -250,7 +250,7 @@ def samples(
             for side in axes.spines.values():
                 side.set(visible=True, color=colour, linewidth=frame)
             title = f"{cut(true[i], 11)} → {cut(predicted[i], 11)}"
-            axes.set_title(title, color=colour, fontsize=7)
+            axes.set_title(title, fontsize=7)
 
     size = _size(len(chosen), columns, panel=(1.3, 1.5))
     return Picture(name, caption, draw, size)

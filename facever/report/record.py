@@ -39,7 +39,7 @@ def read_record(run: Path) -> Record:
     if not run.is_dir():
         raise DataError(f"{run}: no such run; expected a folder such as checkpoints/train-1")
     notes: list[str] = []
-    lines = read_metrics(run)
+    lines = [_numbers(line) for line in read_metrics(run)]
     return Record(
         name=run.resolve().name,
         config=_mapping(run / "config.yaml", load_yaml, notes),
@@ -63,6 +63,11 @@ def flattened(values: Values, prefix: str = "") -> Iterator[tuple[str, str]]:
             yield name, str(value)
 
 
+def _numbers(line: Values) -> Values:
+    """Leave out lists, which no curve shows."""
+    return {key: value for key, value in line.items() if not isinstance(value, list)}
+
+
 def _load_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
@@ -73,7 +78,7 @@ def _mapping(path: Path, load: Any, notes: list[str]) -> Values:
         return {}
     try:
         values = load(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         notes.append(f"{path.name} could not be read: {error}")
         return {}
     if not isinstance(values, Mapping):
