@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facever import checkpoint
+from facever.config import Data, Model
 from facever.data.images import SUFFIXES
 from facever.data.loader import Gather
 from facever.data.pack import FileImages
 from facever.device import autocast, resolve_device
+from facever.distributed import gather_table, share
 from facever.encoder import Encoder, build_encoder
 from facever.errors import CheckpointError, DataError
 from facever.storage import make_folder, replacing
@@ -61,19 +63,21 @@ def embed_images(
     device = device or torch.device("cpu")
     was_training = encoder.training
     encoder.eval()
-    table = np.empty((count, encoder.embedding_dim), dtype=np.float32)
-    for start in range(0, count, batch_size):
-        indices = np.arange(start, min(start + batch_size, count))
+    mine = share(count)
+    table = np.empty((mine.stop - mine.start, encoder.embedding_dim), dtype=np.float32)
+    for start in range(mine.start, mine.stop, batch_size):
+        indices = np.arange(start, min(start + batch_size, mine.stop))
         pixels = torch.from_numpy(images.gather(indices)).to(device)
         batch = encoder.transform.batch(pixels)
         with autocast(device, precision):
             embeddings = encoder(batch)
             if flip:
                 embeddings = (embeddings + encoder(batch.flip(3))) / 2
-        table[indices] = embeddings.cpu().numpy()
+        table[indices - mine.start] = embeddings.float().cpu().numpy()
         if report:
-            report(start + len(indices), count)
+            report(start + len(indices) - mine.start, len(table))
     encoder.train(was_training)
+    table = gather_table(table, count)
     _check_finite(table, names)
     return table
 
@@ -179,13 +183,15 @@ def encoder_of(payload: dict[str, Any], where: str) -> Encoder:
         CheckpointError: the configuration or the weights do not make an encoder.
     """
     try:
-        settings = dict(payload["config"]["model"]) | {"pretrained": False}
+        # Within their bounds: a stranger's checkpoint must not ask for terabytes.
+        settings = Model.model_validate(payload["config"]["model"]).model_dump()
         transform = EvalTransform.from_dict(payload["preprocess"])
-        encoder = build_encoder(**settings, image_size=transform.image_size)
-    except (KeyError, TypeError, ValueError) as error:
+        Data(image_size=transform.image_size)
+        encoder = build_encoder(**settings | {"pretrained": False}, image_size=transform.image_size)
+        weights = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{where}: describes no encoder: {error}") from None
     encoder.transform = transform
-    weights = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
     checkpoint.load_weights(encoder, weights, where)
     return encoder
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import facever
-from facever import checkpoint, runs
+from facever import checkpoint, distributed, runs
 from facever.ask import Ask, Values, configuration, find_run, finetune_config, inherited, parents
 from facever.competition import DEFAULT, profile
 from facever.config import (
@@ -36,12 +36,13 @@ from facever.prepare import (
     build_parts,
     open_data,
     read_data,
+    wants_pairs,
 )
 from facever.report import write_report
 from facever.score import fuse, read_scores, write_scores
 from facever.step import TrainState
 from facever.submit import write_submission
-from facever.tracking import Tracker, note, progress
+from facever.tracking import Tracker, Untracked, note, progress
 from facever.transforms import EvalTransform
 from facever.validate import (
     Evaluated,
@@ -86,8 +87,9 @@ class Trained:
 def train(ask: Ask, watch: Watch | None = None) -> Trained:
     """Train an encoder from scratch, on cross-entropy unless another loss is asked for."""
     config = configuration(ask)
-    run = None if ask.fresh else find_run("train", ask, config, None)
-    return _train("train", ask, config, run, None, watch)
+    with distributed.process_group():
+        run = distributed.from_leader(lambda: _known("train", ask, config, None))
+        return _train("train", ask, config, run, None, watch)
 
 
 def finetune(ask: Ask, watch: Watch | None = None) -> Trained:
@@ -96,12 +98,22 @@ def finetune(ask: Ask, watch: Watch | None = None) -> Trained:
     The parent is `ask.parent`; else that of the run to be resumed; else the best checkpoint of
     the newest finished `train` run.
     """
+    with distributed.process_group():
+        run, config, parent = distributed.from_leader(lambda: _known_finetune(ask))
+        return _train("finetune", ask, config, run, parent, watch)
+
+
+def _known(verb: str, ask: Ask, config: Config, parent: Path | None) -> Path | None:
+    return None if ask.fresh else find_run(verb, ask, config, parent)
+
+
+def _known_finetune(ask: Ask) -> tuple[Path | None, Config, Path]:
     for parent in parents(ask):
         config = finetune_config(ask, parent)
-        run = None if ask.fresh else find_run("finetune", ask, config, parent)
+        run = _known("finetune", ask, config, parent)
         if run:
             break
-    return _train("finetune", ask, config, run, parent, watch)
+    return run, config, parent
 
 
 def _train(
@@ -114,14 +126,17 @@ def _train(
 ) -> Trained:
     """Carry a run from where it stands to its end."""
     with ExitStack() as held:
-        if run and not ask.dry_run:
-            # Before it is read: what another process still writes is not where it stands.
-            held.enter_context(runs.locked(run))
-            if runs.is_finished(run):
-                note(f"{run}: finished before; `--fresh` starts anew")
-                best = checkpoint.load(run / "best.pt")["progress"]["best"]
-                return Trained(run, config, best=best)
+        if run and not ask.dry_run and distributed.from_leader(lambda: _hold(run, held)):
+            note(f"{run}: finished before; `--fresh` starts anew")
+            best = checkpoint.load(run / "best.pt")["progress"]["best"]
+            return Trained(run, config, best=best)
         return _carry(verb, ask, config, run, parent, watch, held)
+
+
+def _hold(run: Path, held: ExitStack) -> bool:
+    """Lock a run before it is read, for another process may still write; tell if it is finished."""
+    held.enter_context(runs.locked(run))
+    return runs.is_finished(run)
 
 
 def _carry(
@@ -136,7 +151,7 @@ def _carry(
     """Make the parts, put what was saved in place, train, measure; a new run is `held` too."""
     if parent is None and config.loss.init != "random":
         note(f"loss.init: {config.loss.init!r} has no effect in {verb}: there is no parent")
-    data = open_data(config.data)
+    data = open_data(config.data, pairs=wants_pairs(config))
     pairs = data.labelled_pairs()
     saved = runs.load_newest(run) if run else None
     begins_at = checkpoint.load(parent) if parent and not saved else None
@@ -149,16 +164,21 @@ def _carry(
     if ask.dry_run:
         return Trained(None, config, environment)
     if run is None:
-        run = runs.create_run(verb, ask.run, config.to_dict(), environment, root=ask.root)
-        held.enter_context(runs.locked(run))
+        run = distributed.from_leader(lambda: _begin(verb, ask, config, environment, held))
     if saved:
         parts = _resume(parts, saved, data, run)
     elif begins_at:
         _start_from(begins_at, str(parent), config, data, parts)
     _fit(config, data, pairs, parts, run, environment, watch)
     _show(run, config, data)
-    runs.mark_finished(run)
     return Trained(run, config, environment, best=parts.state.best)
+
+
+def _begin(verb: str, ask: Ask, config: Config, environment: Values, held: ExitStack) -> Path:
+    """Make the folder of a new run and lock it."""
+    run = runs.create_run(verb, ask.run, config.to_dict(), environment, root=ask.root)
+    held.enter_context(runs.locked(run))
+    return run
 
 
 def _start_from(payload: Values, where: str, config: Config, data: OpenData, parts: Parts) -> None:
@@ -231,16 +251,11 @@ def _fit(
     }
 
     def save(state: TrainState, best: bool) -> None:
-        checkpoint.save_last(run, {**constant, **state.state_dict()}, best=best)
+        if distributed.is_leader():
+            checkpoint.save_last(run, {**constant, **state.state_dict()}, best=best)
 
     paths = data.manifest.train.paths
-    tracker = Tracker(
-        run,
-        step=state.step,
-        epoch=state.epoch,
-        config=config.to_dict(),
-        **config.track.model_dump(),
-    )
+    tracker = _tracker(run, state, config)
     embed = make_embed(config, recipe.device, recipe.precision)
     if watch and not state.seen:
         watch.begin(run, state, data, embed)
@@ -268,14 +283,28 @@ def _fit(
         watch.end(run, state, data, embed)
 
 
+def _tracker(run: Path, state: TrainState, config: Config) -> Tracker | Untracked:
+    if not distributed.is_leader():
+        return Untracked()
+    return Tracker(
+        run,
+        step=state.step,
+        epoch=state.epoch,
+        config=config.to_dict(),
+        **config.track.model_dump(),
+    )
+
+
 def _show(run: Path, config: Config, data: OpenData) -> None:
-    """Score the validation pairs with the best checkpoint, and make the report of the run."""
+    """Score the validation pairs with the best checkpoint, report, and mark the run's end."""
     pairs = data.manifest.val_pairs
     assert pairs is not None
     path = run / "best.pt"
     (scores,) = score_checkpoints(config, [path], [checkpoint.load(path)], pairs)
-    write_scores(run / "scores_val.csv", pairs.rows, scores, mated=pairs.mated)
-    write_report(run)
+    if distributed.is_leader():
+        write_scores(run / "scores_val.csv", pairs.rows, scores, mated=pairs.mated)
+        write_report(run)
+        runs.mark_finished(run)
 
 
 def evaluate(

@@ -8,6 +8,7 @@ Letters: B images of a batch, S their side.
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from facever import distributed
 from facever.checkpoint import load_weights
 from facever.data.loader import Batch
 from facever.device import autocast
@@ -42,6 +44,8 @@ class Recipe:
     come without augmentation"""
     accumulate: int = 1
     """micro-batches a batch is cut into"""
+    synchronise_norms: bool = False
+    """batch norms take their statistics over the images of all processes"""
     clip_norm: float | None = None
     channels_last: bool = True
     margin_steps: int = 0
@@ -60,6 +64,8 @@ class TrainState:
     encoder: Encoder
     loss: Loss
     optimizer: torch.optim.Optimizer
+    network: nn.Module | None = None
+    """the encoder as the step calls it, where several processes train it"""
     scaler: torch.amp.GradScaler | None = None
     average: WeightAverage | None = None
     plateau: Plateau | None = None
@@ -161,12 +167,11 @@ def train_step(
     value = _gradient(state, recipe, batch, place, buffers)
     norm = _clip(state, recipe.clip_norm)
     finite = bool(torch.isfinite(value) & torch.isfinite(norm))
-    if state.scaler:
-        # It skips the step itself where a gradient is not finite, and lowers its scale.
-        state.scaler.step(state.optimizer)
-        state.scaler.update()
-    elif finite:
+    if finite:
         state.optimizer.step()
+    if state.scaler:
+        # It lowers its scale where a gradient was not finite.
+        state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     if not finite:
         buffers.restore()
@@ -203,11 +208,11 @@ def _gradient(
     images = len(batch.labels)
     while True:
         pieces = min(max(recipe.accumulate, state.pieces), images // 2) or 1
-        torch.manual_seed(_derive(*place))
         try:
             return _backward(state, recipe, batch, place, pieces)
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            # Of several processes the others would wait for this one within the pass.
+            if not _is_out_of_memory(error) or distributed.world_size() > 1:
                 raise
             reason = str(error).partition("\n")[0] or type(error).__name__
         # Not in the handler: its traceback would hold on to the tensors of the failed pass.
@@ -250,20 +255,44 @@ def _backward(
     if recipe.augment:
         whole = recipe.augment(whole, place)
     total = torch.zeros((), device=recipe.device)
-    for pixels, labels in zip(
-        whole.tensor_split(pieces), batch.labels.tensor_split(pieces), strict=True
-    ):
-        labels = labels.to(recipe.device, non_blocking=True)
-        images = state.encoder.transform.batch(pixels)
-        if not recipe.channels_last:
-            images = images.contiguous()
-        with autocast(recipe.device, recipe.precision):
-            embeddings = state.encoder(images)
-        state.loss.look(pixels)
-        value = state.loss(embeddings, labels) * (len(labels) / len(batch.labels))
-        (state.scaler.scale(value) if state.scaler else value).backward()
+    cut = zip(whole.tensor_split(pieces), distributed.pieces(batch.labels, pieces), strict=True)
+    for number, (pixels, labels) in enumerate(cut):
+        share = sum(map(len, labels)) / len(batch.labels)
+        with distributed.averaging(state.network or state.encoder, number == pieces - 1):
+            value: Any = share * _loss(state, recipe, pixels, labels, (*place, number))
+            (state.scaler.scale(value) if state.scaler else value).backward()
         total += value.detach()
     return total
+
+
+def _loss(
+    state: TrainState,
+    recipe: Recipe,
+    pixels: Tensor,
+    labels: tuple[Tensor, ...],
+    place: tuple[int, ...],
+) -> Tensor:
+    """Compute the mean loss, (), of this process's images and of those of all others.
+
+    Args:
+        state: of the training.
+        recipe: how a step is carried out.
+        pixels: this process's images (b, S, S, 3).
+        labels: of the images of each process, (b,).
+        place: decides all that is random: in the encoder by process, in the loss for all alike.
+    """
+    images = state.encoder.transform.batch(pixels)
+    if not recipe.channels_last:
+        images = images.contiguous()
+    torch.manual_seed(_derive(*place, distributed.rank()))
+    norms = distributed.SynchronisedBatchNorm() if recipe.synchronise_norms else nullcontext()
+    with autocast(recipe.device, recipe.precision), norms:
+        embeddings = (state.network or state.encoder)(images)
+    state.loss.look(pixels)
+    torch.manual_seed(_derive(*place))
+    everyone = distributed.gather(embeddings, [len(each) for each in labels])
+    value: Tensor = state.loss(everyone, torch.cat(labels).to(recipe.device, non_blocking=True))
+    return value
 
 
 def _clip(state: TrainState, limit: float | None) -> Tensor:

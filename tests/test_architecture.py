@@ -17,12 +17,12 @@ FLOORS = [
         "errors", "config", "plainyaml", "settings", "storage", "competition", "metrics",
         "resample", "tracking",
     },
-    {"transforms", "batch_augment", "data", "backbones", "encoder", "losses", "optim", "device"},
+    {"transforms", "batch_augment", "data", "backbones", "encoder", "losses", "optim", "device", "distributed"},
     {"step", "engine", "checkpoint", "runs"},
-    {"embed", "score", "submit", "report"},
+    {"embed", "score", "submit", "kaggle", "report"},
     {
-        "pipeline", "ask", "prepare", "loss_setup", "validate", "environment", "demo", "compare",
-        "bench",
+        "pipeline", "ask", "prepare", "loss_setup", "validate", "environment", "fsck", "demo",
+        "compare", "bench",
     },
     {"cli", "__main__"},
 ]  # fmt: skip
@@ -35,6 +35,8 @@ HOMES = {
     "albumentations": {"transforms"},
     "typer": {"cli"},
     "rich": {"cli", "tracking"},
+    "kagglesdk": {"kaggle"},
+    "requests": {"kaggle"},
 }
 
 
@@ -105,7 +107,7 @@ def test_only_the_top_floors_know_the_configuration():
         if any(name == "facever.config.Config" for name in imports(path))
     }
     assert knowing <= {
-        "ask", "pipeline", "prepare", "validate", "environment", "settings", "compare",
+        "ask", "pipeline", "prepare", "validate", "fsck", "bench", "environment", "settings", "compare",
     }  # fmt: skip
 
 

@@ -58,6 +58,13 @@ def test_an_unknown_command_or_option_leaves_with_2_and_one_line(facever):
         assert said in answer.err
 
 
+def test_commands_that_do_not_train_refuse_several_processes(facever, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    answer = facever("evaluate")
+    assert answer.code == 2
+    assert "only `train` and `finetune` share their work" in answer.err
+
+
 def test_all_that_is_wrong_with_the_settings_is_said_at_once(facever, faces):
     answer = facever(
         "train", f"data.root={faces}", "optim.lrr=1", "optim.lr=-1", "model.neck=gap",

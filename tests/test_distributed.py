@@ -1,0 +1,364 @@
+"""Several processes that train one encoder are one process with more hands (D1, D2, D4).
+
+Processes are forked and speak over gloo on this machine.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from process_helpers import forked, outcome
+from torch import nn
+from torch.nn import functional
+
+from facever import checkpoint, distributed
+from facever.data.loader import Batch, epoch_batches
+from facever.data.sampler import shuffled_batches
+from facever.distributed import SynchronisedBatchNorm, gather, process_group, share, share_of
+from facever.encoder import Encoder
+from facever.errors import DataError
+from facever.losses import build_loss
+from facever.optim import WeightAverage, build_optimizer, parameter_groups
+from facever.step import Recipe, TrainState, train_step
+from facever.transforms import EvalTransform
+
+SIDE, IDENTITIES = 6, 5
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def begin(size: int, folder: Path, action: Callable[[], Any]) -> list[int]:
+    """Start `size` processes of one group; each leaves what `action` gives in `folder`."""
+    port = free_port()
+
+    def member(who: int) -> Callable[[], None]:
+        def run() -> None:
+            os.environ |= {
+                "RANK": str(who), "LOCAL_RANK": str(who), "WORLD_SIZE": str(size),
+                "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+            }  # fmt: skip
+            with process_group():
+                torch.save(action(), folder / f"{who}.pt")
+
+        return run
+
+    return [forked(member(who)) for who in range(size)]
+
+
+def together(size: int, folder: Path, action: Callable[[], Any]) -> list[Any]:
+    """Run `action` in `size` processes of one group and give what each gave."""
+    folder = folder / str(size)
+    folder.mkdir()
+    codes = [outcome(process) for process in begin(size, folder, action)]
+    assert codes == [0] * size
+    return [torch.load(folder / f"{who}.pt") for who in range(size)]
+
+
+# --- the parts --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 64])
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+def test_shares_are_a_partition_and_nearly_equal(count, processes):
+    parts = [share_of(count, who, processes) for who in range(processes)]
+    assert [i for part in parts for i in range(count)[part]] == list(range(count))
+    sizes = [part.stop - part.start for part in parts]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_gathered_rows_are_those_of_all_and_their_gradient_is_its_own(tmp_path, size):
+    whole = torch.arange(14.0, dtype=torch.float64).reshape(7, 2).sin()
+
+    def action():
+        own = whole[share(7)].clone().requires_grad_()
+        rows = gather(own, [len(whole[share_of(7, who, size)]) for who in range(size)])
+        rows.pow(3).sum().backward()
+        return rows.detach(), own.grad
+
+    for who, (rows, gradient) in enumerate(together(size, tmp_path, action)):
+        assert torch.equal(rows, whole)
+        # W times the gradient, of which DistributedDataParallel takes the mean.
+        expected = size * 3 * whole[share_of(7, who, size)].square()
+        torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("shape", [(9, 3), (9, 3, 4, 5)])
+def test_a_synchronised_batch_norm_is_the_batch_norm_of_all_images(tmp_path, shape):
+    torch.manual_seed(0)
+    images, pull = torch.randn(2, *shape, dtype=torch.float64)
+    norm = (nn.BatchNorm1d if len(shape) == 2 else nn.BatchNorm2d)(3).double()
+    with torch.no_grad():
+        norm.weight.uniform_(0.5, 2)
+        norm.bias.uniform_(-1, 1)
+
+    def pass_through(x, against):
+        out = norm(x)
+        (out * against).sum().backward()
+        return {
+            "out": out.detach(), "input": x.grad, "weight": norm.weight.grad,
+            "bias": norm.bias.grad, "mean": norm.running_mean, "var": norm.running_var,
+        }  # fmt: skip
+
+    def action():
+        own = images[share(9)].clone().requires_grad_()
+        with SynchronisedBatchNorm():
+            return pass_through(own, pull[share(9)])
+
+    found = together(2, tmp_path, action)
+    expected = pass_through(images.clone().requires_grad_(), pull)
+    for name in ("out", "input"):
+        torch.testing.assert_close(torch.cat([f[name] for f in found]), expected[name])
+    for name in ("weight", "bias"):
+        torch.testing.assert_close(sum(f[name] for f in found), expected[name])
+    for name in ("mean", "var"):
+        for f in found:
+            torch.testing.assert_close(f[name], expected[name])
+
+
+def test_in_eval_mode_and_alone_a_batch_norm_stays_what_it_is(tmp_path):
+    x = torch.randn(4, 3, 2, 2)
+    norm = nn.BatchNorm2d(3).eval()
+    expected = norm(x)
+    with SynchronisedBatchNorm():
+        assert torch.equal(norm(x), expected)
+        assert torch.equal(functional.relu(x), x.clamp(min=0))
+
+
+def test_what_the_leader_makes_or_raises_reaches_all(tmp_path):
+    def action():
+        made = distributed.from_leader(lambda: os.getpid())
+        try:
+            distributed.from_leader(lambda: (_ for _ in ()).throw(DataError("gone")))
+        except DataError as error:
+            return made, str(error), distributed.largest(distributed.rank() * 7)
+        return None
+
+    answers = together(3, tmp_path, action)
+    assert len({answer[0] for answer in answers}) == 1
+    assert {answer[1:] for answer in answers} == {("gone", 14)}
+
+
+# --- training steps ---------------------------------------------------------------------------
+
+
+def new_state(loss: str, *, norms: bool) -> TrainState:
+    torch.manual_seed(1)
+    norm = nn.BatchNorm2d(4) if norms else nn.Identity()
+    backbone = nn.Sequential(
+        nn.Conv2d(3, 4, 3, stride=2), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16, 6)
+    )
+    transform = EvalTransform(SIDE)
+    head = nn.BatchNorm1d(6) if norms else nn.Identity()
+    encoder = Encoder(backbone, head, 6, transform).double()
+    criterion = build_loss(loss, dim=6, identities=IDENTITIES).double()
+    optimizer = build_optimizer("sgd", parameter_groups(encoder, criterion, lr=0.05))
+    state = TrainState(encoder, criterion, optimizer, network=distributed.wrap(encoder))
+    state.average = WeightAverage(encoder, 0.9)
+    return state
+
+
+class Pictures:
+    """Noise that is a function of the index."""
+
+    labels = np.arange(34) % IDENTITIES
+
+    def gather(self, indices):
+        return np.stack([
+            np.random.default_rng(i).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+            for i in indices
+        ]).reshape(-1, SIDE, SIDE, 3)  # fmt: skip
+
+
+class InDouble(EvalTransform):
+    def batch(self, images):
+        return super().batch(images).double()
+
+
+def steps(loss: str, accumulate: int, poison: int | None = None) -> dict[str, Any]:
+    """Three epochs of three batches, of which the last takes in the tail, 14 images."""
+    # What micro-batches hold depends on the processes, and batch norms would see it.
+    state = new_state(loss, norms=accumulate == 1)
+    state.encoder.transform = InDouble(SIDE)
+    recipe = Recipe(
+        epochs=3, device=torch.device("cpu"), precision="fp32", seed=3, images=34,
+        accumulate=accumulate, synchronise_norms=True,
+    )  # fmt: skip
+    values, seen = [], []
+    for epoch in range(3):
+        plan = shuffled_batches(34, 10, seed=0, epoch=epoch, least=2 * 4)
+        state.position, state.epoch = 0, epoch
+        for batch in epoch_batches(
+            Pictures(), plan, None, seed=0, epoch=epoch,
+            rank=distributed.rank(), processes=distributed.world_size(),
+        ):  # fmt: skip
+            if poison == distributed.rank() and state.position == 1:
+                batch = Batch(batch.images, batch.labels, batch.indices)
+                state.encoder.transform.__class__ = Broken
+            figures = train_step(state, recipe, batch, lambda step: 1.0)
+            state.encoder.transform.__class__ = InDouble
+            values.append(figures.get("loss", float("nan")))
+            seen += [len(batch.images)]
+    weights = torch.cat([p.detach().flatten() for p in state.encoder.parameters()])
+    buffers = dict(state.loss.state_dict())
+    average = state.average.encoder.state_dict()
+    return {
+        "losses": torch.tensor(values, dtype=torch.float64), "weights": weights, "loss": buffers,
+        "average": average, "seen": sum(seen), "step": state.step,
+    }  # fmt: skip
+
+
+class Broken(InDouble):
+    def batch(self, images):
+        return super().batch(images) * float("inf")
+
+
+@pytest.mark.parametrize(
+    ("loss", "accumulate", "sizes"),
+    [
+        ("adaface", 1, (2, 4)),
+        ("ce", 2, (2,)),
+        ("curricularface", 1, (2,)),
+        ("ce+0.5*triplet", 1, (3,)),
+        ("elasticface", 1, (2,)),
+    ],
+)
+def test_several_processes_take_the_steps_of_one(tmp_path, loss, accumulate, sizes):
+    (alone,) = together(1, tmp_path, lambda: steps(loss, accumulate))
+    for size in sizes:
+        found = together(size, tmp_path, lambda: steps(loss, accumulate))
+        assert sum(each["seen"] for each in found) == 3 * 34
+        for each in found:
+            for part in ("losses", "weights", "loss", "average"):
+                torch.testing.assert_close(each[part], alone[part], rtol=1e-6, atol=1e-6)
+
+
+def test_a_gradient_that_is_not_finite_on_one_process_is_skipped_by_all(tmp_path):
+    found = together(2, tmp_path, lambda: steps("adaface", 1, poison=1))
+    for each in found:
+        assert each["losses"].isnan().sum() == 3
+        assert each["step"] == 3 * 2
+    assert torch.equal(found[0]["weights"], found[1]["weights"])
+    assert found[0]["weights"].isfinite().all()
+
+
+# --- the command line -------------------------------------------------------------------------
+
+
+def command(folder: Path, *arguments: str) -> Callable[[], int]:
+    def run() -> int:
+        from facever.cli import main
+
+        os.chdir(folder)
+        sys.argv = ["facever", *arguments]
+        with (folder / f"said-{os.environ['RANK']}").open("w") as sys.stderr:
+            sys.stdout = sys.stderr
+            try:
+                main()
+            except SystemExit as leaving:
+                return int(leaving.code or 0)
+        return 0
+
+    return run
+
+
+def said(folder: Path, who: int = 0) -> str:
+    return (folder / f"said-{who}").read_text()
+
+
+GIVEN = ("optim.epochs=2", "engine.sync_batch_norm=true", "optim.ema=0.9", "--run", "r")
+NO_AUGMENTATION = tuple(
+    f"augment.{name}=0"
+    for name in ("flip", "crop", "shift", "rescale", "photometric", "blur", "rotate", "erase")
+)
+
+
+def lines(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_of_two_processes_is_one_run_like_that_of_one(facever, faces, tmp_path):
+    given = ["train", f"data.root={faces}", *TINY, *GIVEN, *NO_AUGMENTATION]
+    two = tmp_path / "two"
+    two.mkdir()
+    assert together(2, tmp_path, command(two, *given)) == [0, 0]
+    assert facever(*given).code == 0
+    run, alone = two / "checkpoints" / "r", tmp_path / "checkpoints" / "r"
+    assert {path.name for path in run.iterdir()} == {path.name for path in alone.iterdir()}
+    found, expected = ([ln["loss"] for ln in lines(each) if "loss" in ln] for each in (run, alone))
+    # Rounding in float32 grows from step to step.
+    assert found[:2] == pytest.approx(expected[:2], rel=1e-5)
+    assert found == pytest.approx(expected, rel=0.1)
+    assert checkpoint.load(run / "last.pt")["progress"]["seen"] == 2 * 64
+    # One of them speaks.
+    assert "best EER" in said(two)
+    assert said(two, 1) == ""
+
+
+def test_a_run_goes_on_under_another_number_of_processes(facever, faces, tmp_path):
+    given = ["train", f"data.root={faces}", *TINY, *GIVEN]
+    stopped = together(2, tmp_path, lambda: _interrupted(command(tmp_path, *given)))
+    assert stopped == [143, 143]
+    answer = facever(*given)
+    assert answer.code == 0, answer.err
+    assert "going on from step 3" in answer.err
+    assert [ln["step"] for ln in lines(tmp_path / "checkpoints/r") if "loss" in ln] == [
+        *range(1, 9)
+    ]
+
+
+def _interrupted(run: Callable[[], int]) -> int:
+    """Send SIGTERM to one of the processes in its third step."""
+    from facever import engine
+
+    real = engine.train_step
+
+    def step(state, *rest):
+        figures = real(state, *rest)
+        if state.step == 3 and distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return figures
+
+    engine.train_step = step
+    return run()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["raises", "is killed"])
+def test_when_one_process_fails_all_end(faces, tmp_path, fault):
+    """By torchrun itself, which watches them."""
+    from subprocess import run
+
+    script = tmp_path / "fail.py"
+    deed = {
+        "raises": "raise RuntimeError('a bug in one process')",
+        "is killed": "os.kill(os.getpid(), 9)",
+    }[fault]
+    script.write_text(
+        "import os, sys\nfrom facever import engine\nreal = engine.train_step\n"
+        "def step(state, *rest):\n"
+        f"    if state.step == 2 and os.environ['RANK'] == '1': {deed}\n"
+        "    return real(state, *rest)\n"
+        "engine.train_step = step\nfrom facever.cli import main\nmain()\n"
+    )
+    found = run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", str(script),
+         "train", f"data.root={faces}", *TINY],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert found.returncode != 0
+    assert ("a bug in one process" if fault == "raises" else "SIGKILL") in found.stderr
