@@ -82,7 +82,8 @@ def read_table(path: Path, name: str | None = None) -> Table:
         raise DataError(f"{path}: not readable: {error.strerror}") from error
     text = _text(data, name)
     separator = _separator(text)
-    numbered = list(_delimited(text, separator, name) if separator else _blank_separated(text, name))
+    rows_of = _delimited(text, separator, name) if separator else _blank_separated(text, name)
+    numbered = list(rows_of)
     if not numbered:
         raise DataError(f"{name}: empty file\n  expected one row per image or pair")
     lines, rows = zip(*numbered, strict=True)
