@@ -115,7 +115,7 @@ class Model(Section):
     """one of facever's own, or any timm backbone that gives a feature map"""
     embedding_dim: int = Field(512, ge=2, le=8192)
     """dimension D of the embedding"""
-    neck: Literal["bn-linear-bn", "gap-linear", "gdc"] = "bn-linear-bn"
+    neck: Literal["bn-linear-bn", "bn-linear-shift", "gap-linear", "gdc"] = "bn-linear-bn"
     """feature map to embedding"""
     stem: Literal["default", "face"] = "default"
     """`face`: stride-1 first convolution, no early pooling; about 5 times the arithmetic"""
@@ -123,6 +123,10 @@ class Model(Section):
     """start from timm's weights, where the competition allows it"""
     drop_rate: float = Field(0.0, ge=0, lt=1)
     """dropout before the embedding layer"""
+    drop_path_rate: float = Field(0.0, ge=0, lt=1)
+    """share of images that drop the last residual branch in training, less at lower depth"""
+    squeeze_excitation: bool = False
+    """channel gates in facever's own residual backbones; in some terms unclear if allowed"""
     checkpointing: bool = False
     """recompute activations in the backward pass: less memory, more time"""
 

@@ -7,6 +7,7 @@ Letters: B images, D embedding dimension, C channels of the feature map of side 
 """
 
 import copy
+import inspect
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from facever.backbones import BACKBONES
+from facever.backbones import BACKBONES, FaceNetwork
 from facever.errors import ConfigError
 from facever.transforms import EvalTransform
 
@@ -52,6 +53,8 @@ def build_encoder(
     image_size: int = 112,
     pretrained: bool = False,
     drop_rate: float = 0.0,
+    drop_path_rate: float = 0.0,
+    squeeze_excitation: bool = False,
     checkpointing: bool = False,
 ) -> Encoder:
     """Build an encoder with weights drawn from torch's generator, or timm's pretrained ones.
@@ -59,26 +62,30 @@ def build_encoder(
     Args:
         backbone: one of `BACKBONES`, or any timm model that gives a feature map.
         embedding_dim: D.
-        neck: `bn-linear-bn`, `gap-linear` or `gdc`; see `NECKS`.
+        neck: one of `NECKS`.
         stem: `default`, or `face` for a stride-1 first convolution without early pooling.
         image_size: side S of the input, pixels.
         pretrained: load timm's weights, and take the normalisation they were trained with.
         drop_rate: dropout before the embedding layer.
+        drop_path_rate: share of the images that the last residual branch is left out for in
+            training; it grows to that linearly with depth.
+        squeeze_excitation: put it into one of facever's own residual networks.
         checkpointing: recompute activations in the backward pass.
 
     Raises:
-        ConfigError: the backbone is unknown, gives no feature map, has no face stem, cannot
-            recompute activations, or its weights cannot be had.
+        ConfigError: the backbone is unknown, gives no feature map, has no face stem, lacks an
+            option, cannot recompute activations, or its weights cannot be had.
     """
-    trunk = _trunk(backbone, pretrained)
+    options = {"drop_path_rate": drop_path_rate, "squeeze_excitation": squeeze_excitation}
+    trunk = _trunk(backbone, pretrained, image_size, {k: v for k, v in options.items() if v})
     transform = _transform_of(trunk, image_size) if pretrained else EvalTransform(image_size)
     if stem == "face":
         adapt_stem(trunk, backbone)
     if checkpointing:
-        if backbone in BACKBONES:
+        if not hasattr(trunk, "set_grad_checkpointing"):
             raise ConfigError(
                 f"model.checkpointing: {backbone} is too small to need it and has none\n"
-                "  expected model.checkpointing=false, or a backbone of timm's"
+                "  expected model.checkpointing=false, or a larger backbone"
             )
         trunk.set_grad_checkpointing(True)
         _update_statistics_once(trunk, image_size)
@@ -87,19 +94,37 @@ def build_encoder(
     return Encoder(trunk, projection, embedding_dim, transform)
 
 
-def _trunk(name: str, pretrained: bool) -> Any:
-    """Build a backbone of facever's own, else the one that timm calls so."""
+def _trunk(name: str, pretrained: bool, image_size: int, options: dict[str, Any]) -> Any:
+    """Build a backbone of facever's own, else the one that timm calls so.
+
+    Args:
+        name: of the backbone.
+        pretrained: load timm's weights.
+        image_size: side S of the input, for those that are built for one.
+        options: those that were asked for.
+    """
     if name not in BACKBONES:
-        return _timm_backbone(name, pretrained)
+        return _timm_backbone(name, pretrained, options)
     if pretrained:
         raise ConfigError(
             f"model.pretrained: {name} is facever's own, and there are no such weights\n"
             "  expected model.pretrained=false, or a backbone of timm's"
         )
-    return BACKBONES[name]()
+    build = BACKBONES[name]
+    known = inspect.signature(build).parameters
+    for option, value in options.items():
+        if option not in known:
+            having = [
+                n for n, make in BACKBONES.items() if option in inspect.signature(make).parameters
+            ]
+            raise ConfigError(
+                f"model.{option}: {value} given, but {name} has no place for it\n"
+                f"  expected a backbone that has one: {', '.join(having)}"
+            )
+    return build(**options, **({"image_size": image_size} if "image_size" in known else {}))
 
 
-def _timm_backbone(name: str, pretrained: bool) -> Any:
+def _timm_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
     import timm
 
     if not timm.is_model(name):
@@ -110,8 +135,15 @@ def _timm_backbone(name: str, pretrained: bool) -> Any:
             f"model.backbone: timm knows no {name!r}{close}\n"
             f"  expected a model of timm's, or {', '.join(BACKBONES)}"
         )
+    if "squeeze_excitation" in options:
+        raise ConfigError(
+            f"model.squeeze_excitation: true given, but {name} is timm's\n"
+            "  expected one of facever's own residual networks, or timm's seresnet50 and the like"
+        )
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, global_pool="")
+        return timm.create_model(
+            name, pretrained=pretrained, num_classes=0, global_pool="", **options
+        )
     except Exception as error:
         if pretrained:
             raise ConfigError(
@@ -149,7 +181,7 @@ def _feature_map(trunk: nn.Module, image_size: int, name: str) -> tuple[int, tup
     return shape[1], (shape[2], shape[3])
 
 
-def _bn_linear_bn(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Module:
+def _bn_linear_bn(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Sequential:
     """Build BN - dropout - flatten - FC - BN, option E of ArcFace (arXiv:1801.07698, 3.2.2).
 
     The last batch norm has no scale of its own, as in AdaFace's code: norms keep their meaning.
@@ -161,6 +193,15 @@ def _bn_linear_bn(channels: int, side: tuple[int, int], dim: int, drop: float) -
         nn.Linear(channels * side[0] * side[1], dim, bias=False),
         nn.BatchNorm1d(dim, affine=False),
     )
+
+
+def _bn_linear_shift(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Module:
+    """Build `bn-linear-bn` and a learned shift, as InsightFace's last batch norm has.
+
+    InsightFace's FC has a bias too, which only moves that batch norm's mean: its weights fit
+    with running_mean - bias as mean.
+    """
+    return nn.Sequential(*_bn_linear_bn(channels, side, dim, drop), _Shift(dim))
 
 
 def _gap_linear(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Module:
@@ -182,8 +223,20 @@ def _gdc(channels: int, side: tuple[int, int], dim: int, drop: float) -> nn.Modu
     )
 
 
+class _Shift(nn.Module):
+    """Add a vector to every row, (B, D)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        return embeddings + self.bias
+
+
 NECKS: dict[str, Callable[[int, tuple[int, int], int, float], nn.Module]] = {
     "bn-linear-bn": _bn_linear_bn,
+    "bn-linear-shift": _bn_linear_shift,
     "gap-linear": _gap_linear,
     "gdc": _gdc,
 }
@@ -197,8 +250,12 @@ def adapt_stem(trunk: Any, name: str) -> None:
     EfficientNets: a stride-1 first convolution. ConvNeXts: patches of 2 pixels in place of 4.
 
     Raises:
-        ConfigError: a backbone of another family.
+        ConfigError: a backbone of another family, or one made for faces.
     """
+    if isinstance(trunk, FaceNetwork):
+        raise ConfigError(
+            f"model.stem: {name} is made for faces as it is; expected model.stem=default"
+        )
     stem = getattr(trunk, "stem", None)
     if hasattr(trunk, "maxpool") and hasattr(trunk, "layer1"):
         _adapt_resnet(trunk)
@@ -232,6 +289,23 @@ def parameter_count(*modules: nn.Module) -> int:
     return sum(p.numel() for p in {p for module in modules for p in module.parameters()})
 
 
+def flop_count(network: nn.Module, image_size: int) -> int:
+    """Count the floating-point operations of embedding one image of side `image_size`.
+
+    A multiplication and its addition are two, as in torch; only convolutions and products count.
+    A training step takes about three times as many.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    shapes = {name: tensor.detach().to("meta") for name, tensor in tensors.items()}
+    # Two: batch norm refuses to train on one position.
+    images = torch.empty(2, 3, image_size, image_size, device="meta")
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        torch.func.functional_call(network, shapes, (images,))
+    return int(counter.get_total_flops()) // 2
+
+
 def _update_statistics_once(trunk: nn.Module, image_size: int) -> None:
     """Undo the second update that recomputing gives to the statistics of batch norms.
 
@@ -242,7 +316,8 @@ def _update_statistics_once(trunk: nn.Module, image_size: int) -> None:
     calls: Counter[str] = Counter()
     for name, module in copied.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.register_forward_hook(lambda *_, name=name: calls.update([name]))
+            # On entry: recomputing ends within the last layer that keeps something.
+            module.register_forward_pre_hook(lambda *_, name=name: calls.update([name]))
     with torch.random.fork_rng(devices=[]):
         images = torch.rand(2, 3, image_size, image_size, requires_grad=True)
         copied(images).sum().backward()
@@ -256,11 +331,11 @@ def is_depthwise_mobile(encoder: nn.Module) -> bool:
 
     Its depth-wise convolutions are followed by batch norm; ConvNeXt's by layer norm.
     """
-    # The `gdc` neck is a depth-wise convolution too, but a small one.
     modules = list((encoder.backbone if isinstance(encoder, Encoder) else encoder).modules())
-    depthwise = any(
+    depthwise = sum(
         isinstance(m, nn.Conv2d) and m.groups == m.in_channels > 3 and m.kernel_size[0] > 1
         for m in modules
     )
     layer_norm = any("layernorm" in type(m).__name__.lower() for m in modules)
-    return depthwise and not layer_norm
+    # One alone is a global depth-wise convolution at the end of a plain net, which is small.
+    return depthwise > 1 and not layer_norm

@@ -30,6 +30,8 @@ VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "ce+0.5*triplet+magface": ("ce+0.5*triplet+magface", {}),
 }
 EVERY = [*ALL, *VARIANTS]
+# Every loss with prototypes, under each name that takes its parameters directly.
+CHUNKED = [*CLASSIFIERS, "adaface by probability", "adaface by image", "adaface smoothed"]
 STATEFUL = ["curricularface", "adaface", "adaface by probability", "adaface by image"]
 
 

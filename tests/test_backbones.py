@@ -1,25 +1,59 @@
-"""facever's own backbones: small networks for small pictures."""
+"""facever's own backbones: what all keep, and the small networks for small pictures."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from facever.backbones import BACKBONES, airbench_cifar, resnet18_cifar
+from facever.backbones import BACKBONES
+from facever.backbones.baseline import baseline5
+from facever.backbones.blocks import SqueezeExcitation
+from facever.backbones.convnext import ConvNeXt
+from facever.backbones.iresnet import IResNet
+from facever.backbones.mobilefacenet import TABLE, MobileFaceNet
+from facever.backbones.resnet import ResNet
+from facever.backbones.small import airbench_cifar, resnet18_cifar
 from facever.encoder import Encoder, build_encoder, is_depthwise_mobile, parameter_count
 from facever.errors import ConfigError
 
 torch.set_num_threads(1)
 
-NATIVE = {"cnn2-mnist": 28, "resnet18-cifar": 32, "airbench-cifar": 32, "airbench-mnist": 28}
+SMALL = {"cnn2-mnist": 28, "resnet18-cifar": 32, "airbench-cifar": 32, "airbench-mnist": 28}
+NATIVE = dict.fromkeys(BACKBONES, 32) | SMALL
 # The same networks, narrow enough to train in a test.
-NARROW = {
+NARROW: dict[str, Callable[[], nn.Module]] = {
     "cnn2-mnist": BACKBONES["cnn2-mnist"],
     "resnet18-cifar": lambda: resnet18_cifar((4, 4, 8, 8)),
     "airbench-cifar": lambda: airbench_cifar((8, 16, 16)),
     "airbench-mnist": BACKBONES["airbench-mnist"],
+    "baseline5": lambda: baseline5((8, 16, 16, 32, 32)),
+    "resnet18-face": lambda: ResNet((1, 1, 1, 1), (8, 8, 16, 16)),
+    "resnet34-face": lambda: ResNet((2, 1, 1, 1), (8, 8, 16, 16)),
+    "resnet50-face": lambda: ResNet((1, 1, 1, 1), (16, 32, 32, 32), bottleneck=True),
+    "seresnet34": lambda: ResNet((2, 1, 1, 1), (8, 8, 16, 16), squeeze_excitation=True),
+    "iresnet18": lambda: IResNet((1, 1, 1, 1), (8, 8, 16, 16)),
+    "iresnet34_gdc": lambda: IResNet((2, 1, 1, 1), (8, 8, 16, 16), gdc_side=2),
+    "mobilefacenet": lambda: MobileFaceNet(2, narrow_table(), stem=8, head=32),
+    "convnext_face": lambda: ConvNeXt(2, (1, 1, 2, 1), (8, 16, 16, 16)),
 }
+
+
+def narrow_table():
+    return tuple(row._replace(channels=row.channels // 8) for row in TABLE)
+
+
+def awake(network: nn.Module) -> nn.Module:
+    """Let branches take part that begin as nothing."""
+    for parameter in network.parameters():
+        if parameter.ndim == 1 and parameter.detach().abs().max() < 1e-5:
+            nn.init.constant_(parameter, 0.3)
+    for module in network.modules():
+        # Narrow networks have one hidden channel there, which must not be dead.
+        if isinstance(module, SqueezeExcitation):
+            nn.init.ones_(module.fc1.bias)
+    return network
 
 
 def images(count: int, size: int, seed: int = 0) -> Tensor:
@@ -77,7 +111,7 @@ def test_parameters_are_those_of_the_published_tables() -> None:
         return total
 
     with torch.device("meta"):
-        counts = {name: parameter_count(make()) for name, make in BACKBONES.items()}
+        counts = {name: parameter_count(BACKBONES[name]()) for name in SMALL}
     assert counts == {
         "cnn2-mnist": two_layers, "resnet18-cifar": resnet,
         "airbench-cifar": airbench(64, 256, 256), "airbench-mnist": airbench(32, 64, 64),
@@ -107,7 +141,7 @@ def test_resnet18_computes_what_timms_does_with_its_stem_replaced() -> None:
 def test_every_parameter_gets_a_gradient(name: str, bf16: bool) -> None:
     """Channels-last, and with bf16 too: that is how a CPU trains."""
     torch.manual_seed(0)
-    network = NARROW[name]().to(memory_format=torch.channels_last)
+    network = awake(NARROW[name]()).to(memory_format=torch.channels_last)
     x = images(4, NATIVE[name]).to(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         features = network(x)
@@ -187,7 +221,7 @@ def test_convolutions_of_airbench_begin_as_the_identity() -> None:
 @pytest.mark.parametrize("name", BACKBONES)
 def test_channels_last_gives_the_same_values(name: str) -> None:
     torch.manual_seed(0)
-    network = NARROW[name]().eval()
+    network = awake(NARROW[name]()).eval()
     x = images(2, NATIVE[name])
     with torch.no_grad():
         found = copy.deepcopy(network).to(memory_format=torch.channels_last)(
@@ -213,15 +247,17 @@ def test_an_encoder_is_rebuilt_from_its_weights(name: str, monkeypatch: pytest.M
         assert torch.equal(second.eval()(x), z)
 
 
-def test_the_weights_are_a_function_of_the_seed() -> None:
-    for name in ("cnn2-mnist", "airbench-cifar"):
-        first, second = build(name).state_dict(), build(name).state_dict()
-        assert all(torch.equal(first[key], second[key]) for key in first)
+@pytest.mark.parametrize("name", BACKBONES)
+def test_the_weights_are_a_function_of_the_seed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, name, NARROW[name])
+    first, second = build(name).state_dict(), build(name).state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
-def test_none_counts_as_a_net_of_the_mobile_kind() -> None:
-    """They would then be trained in fp32, as whose bf16 is slow."""
-    assert not any(is_depthwise_mobile(make()) for make in NARROW.values())
+def test_mobilefacenet_alone_counts_as_a_net_of_the_mobile_kind() -> None:
+    """Those are trained in fp32 on a CPU, as their bf16 is slow."""
+    mobile = [name for name, make in NARROW.items() if is_depthwise_mobile(make())]
+    assert mobile == ["mobilefacenet"]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from loss_oracles import (
+    CHUNKED,
     CLASSIFIERS,
     DIM,
     EVERY,
@@ -114,6 +115,24 @@ def test_autocast_does_not_reach_into_a_loss(name: str, dtype: torch.dtype) -> N
     assert got[1].dtype == dtype
     for ours, theirs in zip(got, wanted, strict=True):
         torch.testing.assert_close(ours.float(), theirs.to(ours.dtype).float())
+
+
+# Slices of two, the last of one; and slices larger than the whole.
+@pytest.mark.parametrize("chunk", [2, 100])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_chunked_equals_dense(name: str, chunk: int) -> None:
+    """Values, gradients and state over three batches, an identity more than the slices hold."""
+    plain = build(name, identities=7).double()
+    slices = build(name, identities=7, chunked=True, chunk=chunk).double()
+    for seed in range(3):
+        z, y = batch(seed=seed, length=15.0)
+        torch.manual_seed(seed)
+        wanted = gradients(plain, z, y)
+        torch.manual_seed(seed)
+        for ours, dense in zip(gradients(slices, z, y), wanted, strict=True):
+            torch.testing.assert_close(ours, dense, rtol=1e-12, atol=1e-12)
+        for ours, dense in zip(slices.buffers(), plain.buffers(), strict=True):
+            assert torch.equal(ours, dense) or (ours - dense).abs() < 1e-12
 
 
 # AdaFace's q and Circle's weights are without gradient by definition.

@@ -144,6 +144,8 @@ def _is_sum(name: str) -> bool:
 
 def _terms(name: str) -> list[tuple[str, str]]:
     """`(weight, name)` of each term as written; the weight is "1" where there is none."""
+    if not _is_sum(name):
+        return [("1", name)]
     parts = (part.rpartition("*") for part in PLUS.split(name))
     return [(weight.strip() if star else "1", term.strip()) for weight, star, term in parts]
 

@@ -6,6 +6,7 @@ buffers; it moves in training mode, before it is used, and alike in all processe
 """
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -55,10 +56,10 @@ class CurricularFace(Margin):
         """The margin's psi, (B,)."""
         return add_angle(cos_y, self.fraction * self.m, self.easy_margin)
 
-    def negatives(self, cosines: Tensor, psi: Tensor) -> Tensor:
-        """Cosines (B, C), those above psi turned into cos (t + cos)."""
-        hard = cosines > psi.detach()[:, None]
-        return torch.where(hard, cosines * (self.t + cosines), cosines)
+    def negatives(self, psi: Tensor) -> Callable[[Tensor], Tensor]:
+        """Cosines (B, C) to the same with those above psi (B,) turned into cos (t + cos)."""
+        level, t = psi.detach()[:, None], self.t.clone()
+        return lambda cosines: torch.where(cosines > level, cosines * (t + cosines), cosines)
 
     @torch.no_grad()
     def update(self, cos_y: Tensor, norm: Tensor) -> None:

@@ -6,6 +6,7 @@ ones in units of cosine. Nothing here has a default: those are in the signatures
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -68,9 +69,14 @@ class Margin(nn.Module):
         """Psi (B,) of `cos_y` (B,) and the norms of the raw embeddings (B,)."""
         raise NotImplementedError
 
-    def negatives(self, cosines: Tensor, psi: Tensor) -> Tensor:
-        """The other identities' cosines (B, C) as they are trained on, given psi (B,)."""
-        return cosines if self.limit == 1 else cosines.clamp(-self.limit, self.limit)
+    def negatives(self, psi: Tensor) -> Callable[[Tensor], Tensor]:
+        """What becomes of the other identities' cosines (B, C), given psi (B,).
+
+        The function holds the state of now: it may be called again when that has moved.
+        """
+        if self.limit == 1:
+            return lambda cosines: cosines
+        return lambda cosines: cosines.clamp(-self.limit, self.limit)
 
     def penalty(self, norm: Tensor) -> Tensor:
         """What a norm itself costs, (B,)."""

@@ -34,7 +34,8 @@ class Bound:
 
     def holds(self, value: float) -> bool:
         """Whether `value` lies inside; NaN and infinities never do."""
-        if not math.isfinite(value):
+        # Not by math.isfinite, which fails on whole numbers that no float holds.
+        if not -math.inf < value < math.inf:
             return False
         if self.strict:
             return self.low < value < self.high
@@ -55,6 +56,7 @@ SMOOTHING = Bound(0.0, 0.999)
 NOT_NEGATIVE = Bound(0.0, math.inf)
 POSITIVE = Bound(0.0, math.inf, strict=True)
 COUNT = Bound(1, math.inf)
+RATE = Bound(1e-6, 1.0)
 ANY = Bound(-math.inf, math.inf)
 
 
@@ -110,7 +112,7 @@ def value_problem(annotation: Any, bound: Bound, value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or bound.holds(value):
         return None
     hint = ""
-    if bound is RADIANS and value > bound.high:
+    if bound is RADIANS and bound.high < value <= 360:
         hint = f"; {value:g} degrees are {math.radians(value):.4g} radians"
     return f"expected {bound}{hint}"
 

@@ -1,8 +1,8 @@
 """The margin losses under their published names, with their papers' defaults.
 
 B: batch, C: identities, D: embedding dimension. `**head` stands for the keyword parameters of
-`MarginSoftmax`: s, detach_margin, label_smoothing, product. Formulas and sources are with
-the functions psi in `margin` and `adaptive`.
+`MarginSoftmax`: s, detach_margin, label_smoothing, product, and of `Classifier`: chunked, chunk,
+sample_rate. Formulas and sources are with the functions psi in `margin` and `adaptive`.
 """
 
 from collections.abc import Callable, Mapping
@@ -135,7 +135,7 @@ class MagFace(MarginSoftmax):
     @classmethod
     def contradictions(cls, params: Mapping[str, Any]) -> list[str]:
         """Norms or margins whose lower end is not below the upper."""
-        found = []
+        found = super().contradictions(params)
         if not params["l_a"] < params["u_a"]:
             found.append(f"l_a {params['l_a']:g} is not below u_a {params['u_a']:g}")
         if not params["l_m"] <= params["u_m"]:
@@ -185,12 +185,13 @@ class AdaFace(MarginSoftmax):
     @classmethod
     def contradictions(cls, params: Mapping[str, Any]) -> list[str]:
         """The authors' statistics, which are those of norms, for another proxy."""
-        if params["proxy"] == "norm" or params["ema_init"] != "authors":
-            return []
-        return [
-            f"ema_init authors, mu 20 and sigma 100, is a start for norms; proxy "
-            f"{params['proxy']} starts from the data: leave ema_init out"
-        ]
+        found = super().contradictions(params)
+        if params["proxy"] != "norm" and params["ema_init"] == "authors":
+            found.append(
+                f"ema_init authors, mu 20 and sigma 100, is a start for norms; proxy "
+                f"{params['proxy']} starts from the data: leave ema_init out"
+            )
+        return found
 
     def look(self, pixels: Tensor) -> None:
         """Keep the sharpness of images (B, S, S, 3), uint8, for the next batch and no other."""
@@ -277,9 +278,9 @@ class SubcenterArcFace(MarginSoftmax):
     def _whole_matrix(self) -> bool:
         return True
 
-    def _cosines(self, unit: Tensor) -> Tensor:
-        identities, k, dim = self.prototypes.shape
-        cosines = self._cosines_to(unit, self.prototypes.view(-1, dim))
+    def _cosines(self, unit: Tensor, prototypes: Tensor) -> Tensor:
+        identities, k, _ = prototypes.shape
+        cosines = super()._cosines(unit, prototypes.flatten(0, 1))
         # One winner takes the gradient; amax would share it out among equal sub-centres.
         return cosines.view(-1, identities, k).max(dim=2).values
 

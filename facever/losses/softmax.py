@@ -7,13 +7,14 @@ B: batch, C: identities, D: embedding dimension; `z` raw embeddings (B, D), `y` 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from facever.losses.base import Loss
+from facever.losses.chunked import others, own_rows, softmax_loss
+from facever.losses.classifier import CHUNK, Classifier
 from facever.losses.margin import Margin, NoMargin
 from facever.losses.parameters import POSITIVE, SMOOTHING, Bound
 from facever.losses.similarity import (
@@ -32,7 +33,7 @@ PRODUCTS: dict[str, torch.dtype | None] = {
 }
 
 
-class CrossEntropy(Loss):
+class CrossEntropy(Classifier):
     """Softmax cross-entropy on logits W z + b.
 
     Args:
@@ -40,15 +41,21 @@ class CrossEntropy(Loss):
         identities: C.
         label_smoothing: share of the target probability spread evenly over all identities.
         bias: whether there is a b.
+        **scale: of `Classifier`.
     """
 
-    classifies = True
-    bounds: ClassVar = {"label_smoothing": SMOOTHING}
+    bounds: ClassVar = Classifier.bounds | {"label_smoothing": SMOOTHING}
 
     def __init__(
-        self, dim: int, identities: int, *, label_smoothing: float = 0.1, bias: bool = True
+        self,
+        dim: int,
+        identities: int,
+        *,
+        label_smoothing: float = 0.1,
+        bias: bool = True,
+        **scale: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**scale)
         self.label_smoothing = label_smoothing
         self.prototypes = nn.Parameter(torch.empty(identities, dim))
         # As nn.Linear: uniform in +-1 / sqrt(D), so that the first loss is about ln C.
@@ -59,14 +66,26 @@ class CrossEntropy(Loss):
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """W z + b, (B, C); the same with `y`, for there is no margin."""
         with full_precision(z):
-            dtype = working_dtype(z, self.prototypes)
-            bias = None if self.bias is None else self.bias.to(dtype)
-            return functional.linear(z.to(dtype), self.prototypes.to(dtype), bias)
+            return functional.linear(*self._widened(z))
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy of `z` (B, D) against `y` (B,)."""
         with full_precision(z):
-            return functional.cross_entropy(self.logits(z), y, label_smoothing=self.label_smoothing)
+            z, *parameters = self._widened(z)
+            parameters, y = self._in_this_step(y, *parameters)
+            if not self.chunked:
+                logits = functional.linear(z, *parameters)
+                return functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
+            own, parameters = own_rows(parameters, y)
+            logit = (z * own[0]).sum(1) + (0 if self.bias is None else own[1])
+            rest, total = others(functional.linear, z, parameters, y, self.chunk)
+            return softmax_loss(logit, rest, total, len(parameters[0]), self.label_smoothing)
+
+    def _widened(self, z: Tensor) -> list[Tensor]:
+        """`z`, W and b, where there is one, in the dtype to work in."""
+        parameters = [self.prototypes] if self.bias is None else [self.prototypes, self.bias]
+        dtype = working_dtype(z, self.prototypes)
+        return [tensor.to(dtype) for tensor in (z, *parameters)]
 
     @torch.no_grad()
     def initialise(self, means: Tensor) -> None:
@@ -84,7 +103,7 @@ class CrossEntropy(Loss):
             self.bias.zero_()
 
 
-class MarginSoftmax(Loss):
+class MarginSoftmax(Classifier):
     """Softmax over s cos(theta_j), the true identity's cosine replaced by psi(theta_y, |z|).
 
     L = -log sigmoid(s psi - rest), rest the log-sum-exp of s cos(theta_j) over j != y.
@@ -98,10 +117,13 @@ class MarginSoftmax(Loss):
             codes do that compute the angle without gradient.
         label_smoothing: share of the target probability spread evenly over all identities.
         product: dtype of the matrix products; everything else stays float32 or float64.
+        **scale: of `Classifier`.
     """
 
-    classifies = True
-    bounds: ClassVar[dict[str, Bound]] = {"s": POSITIVE, "label_smoothing": SMOOTHING}
+    bounds: ClassVar[dict[str, Bound]] = Classifier.bounds | {
+        "s": POSITIVE,
+        "label_smoothing": SMOOTHING,
+    }
 
     def __init__(
         self,
@@ -113,8 +135,9 @@ class MarginSoftmax(Loss):
         detach_margin: bool = False,
         label_smoothing: float = 0.0,
         product: Product = "full",
+        **scale: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(**scale)
         self.margin = margin
         self.s = s
         self.detach_margin = detach_margin
@@ -122,25 +145,22 @@ class MarginSoftmax(Loss):
         self.product = product
         # Rows of length one on average: only their direction counts, but the longer a row,
         # the less of an angle a step of the optimiser turns it by.
-        self.prototypes = nn.Parameter(torch.randn(identities, dim) / math.sqrt(dim))
+        self.prototypes = nn.Parameter(torch.randn(identities, dim).div_(math.sqrt(dim)))
         self._cos_y: Tensor | None = None
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
         """Mean loss of raw embeddings `z` (B, D) against `y` (B,)."""
         with full_precision(z):
             unit, norm = self._unit(z)
-            if self._whole_matrix():
-                logits = self._trained_logits(unit, norm, y)
+            (prototypes,), y = self._in_this_step(y, self.prototypes.to(unit.dtype))
+            if self.chunked:
+                loss = self._by_slices(unit, norm, prototypes, y)
+            elif self._whole_matrix():
+                logits = self._trained_logits(unit, norm, prototypes, y)
                 loss = functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
             else:
-                cos_y, rest = target_and_rest(
-                    unit,
-                    self.prototypes.to(unit.dtype),
-                    y,
-                    self.s,
-                    self.margin.limit,
-                    PRODUCTS[self.product],
-                )
+                limit, product = self.margin.limit, PRODUCTS[self.product]
+                cos_y, rest = target_and_rest(unit, prototypes, y, self.s, limit, product)
                 psi = self._psi(cos_y, self._indicator(norm, cos_y, lambda: rest))
                 loss = -functional.logsigmoid(self.s * psi - rest).mean()
             return loss + self.margin.penalty(norm).mean()
@@ -152,29 +172,53 @@ class MarginSoftmax(Loss):
         """
         with full_precision(z):
             unit, norm = self._unit(z)
+            prototypes = self.prototypes.to(unit.dtype)
             if y is None:
-                return self.s * self._cosines(unit)
-            return self._trained_logits(unit, norm, y)
+                return self.s * self._cosines(unit, prototypes)
+            return self._trained_logits(unit, norm, prototypes, y)
 
     def _unit(self, z: Tensor) -> tuple[Tensor, Tensor]:
         return unit_rows(z.to(working_dtype(z, self.prototypes)))
 
-    def _cosines(self, unit: Tensor) -> Tensor:
-        return self._cosines_to(unit, self.prototypes)
+    def _cosines(self, unit: Tensor, prototypes: Tensor) -> Tensor:
+        return cosine_matrix(unit, prototypes, PRODUCTS[self.product])
 
-    def _cosines_to(self, unit: Tensor, prototypes: Tensor) -> Tensor:
-        return cosine_matrix(unit, prototypes.to(unit.dtype), PRODUCTS[self.product])
+    def _own_cosine(self, unit: Tensor, own: Tensor) -> Tensor:
+        """Cosine (B,) of each embedding to its own prototype, (B, D), or the best of (B, k, D)."""
+        rows, _ = unit_rows(own.flatten(0, -2))
+        cosines = (rows.view(len(unit), -1, unit.shape[1]) * unit[:, None]).sum(2)
+        return cosines.max(dim=1).values
 
     def _whole_matrix(self) -> bool:
         return self.label_smoothing > 0 or self.margin.reshapes_negatives
 
-    def _trained_logits(self, unit: Tensor, norm: Tensor, y: Tensor) -> Tensor:
-        cosines = self._cosines(unit)
+    def _by_slices(self, unit: Tensor, norm: Tensor, prototypes: Tensor, y: Tensor) -> Tensor:
+        """The mean loss without the penalty, from slices of the prototypes."""
+        (own,), (prototypes,) = own_rows([prototypes], y)
+        cos_y = self._own_cosine(unit, own)
+
+        def among_others(psi: Tensor) -> tuple[Tensor, Tensor]:
+            negatives = self.margin.negatives(psi)
+
+            def logits(unit: Tensor, prototypes: Tensor) -> Tensor:
+                return self.s * negatives(self._cosines(unit, prototypes))
+
+            return others(logits, unit, [prototypes], y, self.chunk)
+
+        # A proxy that asks for the rest costs a pass of its own.
+        psi = self._psi(
+            cos_y, self._indicator(norm, cos_y, lambda: among_others(cos_y)[0].detach())
+        )
+        rest, total = among_others(psi)
+        return softmax_loss(self.s * psi, rest, total, len(prototypes), self.label_smoothing)
+
+    def _trained_logits(self, unit: Tensor, norm: Tensor, prototypes: Tensor, y: Tensor) -> Tensor:
+        cosines = self._cosines(unit, prototypes)
         own = y[:, None]
         cos_y = cosines.gather(1, own).squeeze(1)
         rest = partial(self._rest, cosines.detach(), own)
         psi = self._psi(cos_y, self._indicator(norm, cos_y, rest))
-        return self.s * self.margin.negatives(cosines, psi).scatter(1, own, psi[:, None])
+        return self.s * self.margin.negatives(psi)(cosines).scatter(1, own, psi[:, None])
 
     def _rest(self, cosines: Tensor, own: Tensor) -> Tensor:
         """Log-sum-exp (B,) of s cos(theta_j) over j != y, as `target_and_rest` has it."""
@@ -234,9 +278,20 @@ class NormFace(MarginSoftmax):
         s: float = 64.0,
         label_smoothing: float = 0.0,
         product: Product = "full",
+        chunked: bool = False,
+        chunk: int = CHUNK,
+        sample_rate: float = 1.0,
     ) -> None:
         super().__init__(
-            dim, identities, NoMargin(), s=s, label_smoothing=label_smoothing, product=product
+            dim,
+            identities,
+            NoMargin(),
+            s=s,
+            label_smoothing=label_smoothing,
+            product=product,
+            chunked=chunked,
+            chunk=chunk,
+            sample_rate=sample_rate,
         )
 
 

@@ -1,15 +1,10 @@
-"""Backbones of facever's own, from torch's basic operations: image batch to feature map.
-
-They are small networks for small pictures, of which timm has none, and stand beside timm's in
-`model.backbone` with the same interface: images (B, 3, S, S) in, features (B, C, H, W) out.
-Their weights come from torch's generator; the embedding layer is the neck's.
+"""Small networks for small pictures, of which timm has none: MNIST and CIFAR-10.
 
 Letters: B images of side S, C channels of the feature map of side H x W.
 """
 
 import itertools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -178,11 +173,3 @@ def _cosines(n: int) -> Tensor:
 def airbench_mnist() -> nn.Module:
     """Build `airbench_cifar` in the size of digits: C = 64, H = 1 for 28 pixels."""
     return airbench_cifar((32, 64, 64))
-
-
-BACKBONES: dict[str, Callable[[], nn.Module]] = {
-    "cnn2-mnist": cnn2_mnist,
-    "resnet18-cifar": resnet18_cifar,
-    "airbench-cifar": airbench_cifar,
-    "airbench-mnist": airbench_mnist,
-}
