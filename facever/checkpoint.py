@@ -104,6 +104,9 @@ def link(source: Path, target: Path) -> None:
         except OSError:
             shutil.copyfile(old, temporary)
         temporary.replace(new)
+        # A rename onto another name of the same file does nothing at all: so it is after a kill
+        # between the last link of a save and this one.
+        temporary.unlink(missing_ok=True)
 
 
 def write_side_car(path: Path) -> None:

@@ -296,6 +296,16 @@ def test_killed_at_every_moment_of_a_save_the_run_goes_on(
     assert moment >= 6
 
 
+def test_linking_a_name_to_the_file_that_it_has_leaves_nothing_behind(tmp_path: Path) -> None:
+    """A rename between two names of one file does nothing, and would leave the temporary."""
+    checkpoint.save(tmp_path / "last.pt", tiny_payload())
+    for _ in range(2):
+        checkpoint.link(tmp_path / "last.pt", tmp_path / "previous.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "last.pt", "last.pt.sha256", "previous.pt", "previous.pt.sha256",
+    ]  # fmt: skip
+
+
 def test_killed_while_a_checkpoint_is_written_over_the_old_or_the_new_one_is_there(
     tmp_path: Path, payload: dict[str, Any]
 ) -> None:

@@ -1,4 +1,4 @@
-"""`report`, `fsck`, `bench`, `config`: the commands about runs, this machine and settings."""
+"""`report`, `check`, `fsck`, `bench`, `config`: about runs, this machine and settings."""
 
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +36,26 @@ def fsck(
     tell(health.to_json(), json_file, health.to_text())
     if health.findings:
         raise CheckFailed(f"{run}: {len(health.findings)} problems, listed above")
+
+
+def check(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="PATH", help="A run, a submission, or checkpoints.")
+    ],
+    competition: Annotated[str, typer.Option(metavar="NAME", help="Whose rules.")] = "S25",
+    sample: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Sample submission, for `custom`.")
+    ] = None,
+    json_file: JsonFile = None,
+) -> None:
+    """Check a run, a submission or an ensemble of checkpoints by a competition's rules."""
+    from facever.errors import CheckFailed
+    from facever.rules import check
+
+    answer = check(paths, competition, sample)
+    tell(answer.to_json(), json_file, answer.to_text())
+    if answer.broken:
+        raise CheckFailed(f"{len(answer.broken)} rules of {answer.competition} are not kept")
 
 
 def bench(

@@ -147,7 +147,7 @@ def _kill_once(
     minutes = rng.choice(["1e-9", "0.002", "10"])
     given = [*arguments, f"engine.checkpoint_minutes={minutes}"]
     had_checkpoint = (run / "last.pt").exists()
-    if rng.random() < 0.6:
+    if rng.random() < 0.75:
         number, delay = rng.randint(1, 3 * SAVE_EVENTS), rng.choice([0, SAVE_SECONDS])
         delay *= rng.random()
         process = start(folder, given, lambda: die_inside_a_save(run.name, number, delay))
