@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from facever import checkpoint
-from facever.config import Data, Model
-from facever.data.images import SUFFIXES
+from facever.align import AlignedImages, Detector
+from facever.config import Data, Eval, Model
+from facever.data.images import is_image_name
 from facever.data.loader import Gather
 from facever.data.pack import FileImages
 from facever.device import autocast, resolve_device
@@ -22,7 +23,7 @@ from facever.distributed import gather_table, share
 from facever.encoder import Encoder, build_encoder
 from facever.errors import CheckpointError, DataError
 from facever.storage import make_folder, replacing
-from facever.tracking import Report
+from facever.tracking import Report, progress
 from facever.transforms import EvalTransform
 
 Embeddings = NDArray[np.float32]
@@ -100,6 +101,7 @@ class Embedder(nn.Module):
         transform: uint8 pixels to the network's input.
         config: the run's configuration, as primitives.
         identities: those it was trained on, in label order.
+        flip: whether its run averaged over mirror images; `threshold` holds for that.
         metrics: of the validation that it was saved after; `threshold` is the one at EER.
         lineage: hashes of its parents and of the data.
         digest: SHA-256 of the checkpoint file.
@@ -110,6 +112,7 @@ class Embedder(nn.Module):
         self.encoder = encoder.eval()
         self.transform: EvalTransform = encoder.transform
         self.config: dict[str, Any] = payload["config"]
+        self.flip = Eval.model_validate(self.config.get("eval", {})).flip
         self.identities: list[str] = payload["identities"]
         self.metrics: dict[str, float] = payload["metrics"]
         self.lineage: dict[str, Any] = payload["lineage"]
@@ -132,10 +135,30 @@ class Embedder(nn.Module):
         return self.embed_with_norms(paths, flip=flip, batch_size=batch_size)[0]
 
     def embed_with_norms(
-        self, paths: Sequence[str | Path], *, flip: bool = True, batch_size: int = 64
+        self,
+        paths: Sequence[str | Path],
+        *,
+        flip: bool = True,
+        batch_size: int = 64,
+        detector: Detector | None = None,
+        report: Report | None = None,
     ) -> tuple[Embeddings, NDArray[np.float32]]:
-        """Embed image files; unit rows (N, D), and the norms (N,) that they had."""
-        files = FileImages(Path(), [str(path) for path in paths], self.transform.image_size)
+        """Embed image files; unit rows (N, D), and the norms (N,) that they had.
+
+        Args:
+            paths: aligned faces, or with a `detector` photographs.
+            flip: as `embed_images` has it.
+            batch_size: images at once.
+            detector: finds the faces, which are then aligned.
+            report: takes how many are done, for a progress line.
+
+        Raises:
+            DataError: as `embed_paths`, or `detector` finds no face.
+        """
+        names, size = [str(path) for path in paths], self.transform.image_size
+        files = (
+            AlignedImages(names, size, detector) if detector else FileImages(Path(), names, size)
+        )
         table = embed_images(
             self.encoder,
             files,
@@ -143,7 +166,8 @@ class Embedder(nn.Module):
             flip=flip,
             batch_size=batch_size,
             device=next(self.encoder.parameters()).device,
-            names=files.paths,
+            names=names,
+            report=report,
         )
         norms = np.linalg.norm(table, axis=1)
         if not norms.all():
@@ -187,6 +211,7 @@ def encoder_of(payload: dict[str, Any], where: str) -> Encoder:
         settings = Model.model_validate(payload["config"]["model"]).model_dump()
         transform = EvalTransform.from_dict(payload["preprocess"])
         Data(image_size=transform.image_size)
+        Eval.model_validate(payload["config"].get("eval", {}))
         encoder = build_encoder(**settings | {"pretrained": False}, image_size=transform.image_size)
         weights = payload["ema"]["encoder"] if payload["ema"] else payload["encoder"]
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -196,8 +221,13 @@ def encoder_of(payload: dict[str, Any], where: str) -> Encoder:
     return encoder
 
 
-def embed_folder(directory: Path, output: Path, source: Path) -> int:
+def embed_folder(
+    directory: Path, output: Path, source: Path, *, detector: Detector | None = None
+) -> int:
     """Embed every image below a folder into an `.npz`: paths, embeddings, norms.
+
+    The checkpoint's SHA-256 is in it as `checkpoint`: embeddings of two encoders tell nothing
+    about each other.
 
     Returns:
         how many there were.
@@ -205,14 +235,26 @@ def embed_folder(directory: Path, output: Path, source: Path) -> int:
     Raises:
         DataError: no images, or one that cannot be read.
     """
-    paths = sorted(
-        path for path in directory.rglob("*") if path.is_file() and path.suffix.lower() in SUFFIXES
-    )
-    if not paths:
-        raise DataError(f"{directory}: no images; expected files such as .jpg, .png or .webp")
-    table, norms = load_encoder(source).embed_with_norms(paths)
+    paths = images_below(directory)
+    embedder = load_encoder(source)
+    with progress("embedding") as report:
+        table, norms = embedder.embed_with_norms(
+            paths, flip=embedder.flip, detector=detector, report=report
+        )
     names = np.array([path.relative_to(directory).as_posix() for path in paths])
     make_folder(output.parent)
     with replacing(output) as file:
-        np.savez(file, paths=names, embeddings=table, norms=norms)
+        np.savez(file, paths=names, embeddings=table, norms=norms, checkpoint=embedder.digest)
     return len(paths)
+
+
+def images_below(directory: Path) -> list[Path]:
+    """Find the files below a folder that are called like images, sorted.
+
+    Raises:
+        DataError: there are none.
+    """
+    paths = sorted(p for p in directory.rglob("*") if is_image_name(p.name) and p.is_file())
+    if not paths:
+        raise DataError(f"{directory}: no images; expected files such as .jpg, .png or .webp")
+    return paths

@@ -104,19 +104,32 @@ def tar_at_far(scores: ArrayLike, mated: ArrayLike, far: float) -> float:
         DataError: as `equal_error_rate`, or `far` is finer than the non-mated pairs resolve.
     """
     mated_scores, non_mated_scores = _split(scores, mated)
-    count = non_mated_scores.size
-    if not 1 / count <= far <= 1:
-        raise DataError(
-            f"tar_at_far: far is {far:g}, but {count} non-mated pairs resolve steps of "
-            f"{1 / count:.3g}; expected a far in [{1 / count:.3g}, 1]; "
-            "give more non-mated pairs or a larger far"
-        )
-    allowed = int(far * count)
-    allowed += (allowed + 1) / count <= far  # 0.00029 * 100_000 is 28.999999999999996
-    if allowed >= count:
-        return 1.0
-    barred = non_mated_scores[count - allowed - 1]
-    return 1 - int(np.searchsorted(mated_scores, barred, "right")) / mated_scores.size
+    barred = _highest_barred(non_mated_scores, far, "tar_at_far: far")
+    misses = 0 if barred is None else int(np.searchsorted(mated_scores, barred, "right"))
+    return 1 - misses / mated_scores.size
+
+
+def fmr_threshold(scores: ArrayLike, mated: ArrayLike, fmr: float) -> float:
+    """Lowest threshold at which the FMR does not exceed `fmr`, in the units of the scores.
+
+    It lies half-way between two neighbouring scores, as `eer_threshold` does. The TAR there is
+    `tar_at_far`.
+
+    Args:
+        scores: similarity of each pair, higher means more alike; shape (N,).
+        mated: True where both images show the same person; shape (N,).
+        fmr: false match rate in (0, 1], at least one non-mated pair's worth.
+
+    Raises:
+        DataError: as `tar_at_far`.
+    """
+    kinds = _split(scores, mated)
+    barred = _highest_barred(kinds[1], fmr, "fmr_threshold: fmr")
+    if barred is None:
+        return float(min(kind[0] for kind in kinds))
+    starts = [int(np.searchsorted(kind, barred, "right")) for kind in kinds]
+    above = [kind[start] for kind, start in zip(kinds, starts, strict=True) if start < kind.size]
+    return _between(float(barred), float(min(above, default=np.nextafter(barred, np.inf))))
 
 
 def accuracy(scores: ArrayLike, mated: ArrayLike) -> float:
@@ -383,6 +396,20 @@ def _errors(mated: Array, non_mated: Array, threshold: Any, side: Any) -> tuple[
     false = non_mated.size - int(np.searchsorted(non_mated, threshold, side))
     misses = int(np.searchsorted(mated, threshold, side))
     return false, false * mated.size - misses * non_mated.size
+
+
+def _highest_barred(non_mated: Array, fmr: float, name: str) -> Any:
+    """Highest score that may match no more for the FMR to keep to `fmr`; None where all may."""
+    count = non_mated.size
+    if not 1 / count <= fmr <= 1:
+        raise DataError(
+            f"{name} is {fmr:g}, but {count} non-mated pairs resolve steps of "
+            f"{1 / count:.3g}; expected one in [{1 / count:.3g}, 1]; "
+            "give more non-mated pairs or a larger one"
+        )
+    allowed = int(fmr * count)
+    allowed += (allowed + 1) / count <= fmr  # 0.00029 * 100_000 is 28.999999999999996
+    return non_mated[count - allowed - 1] if allowed < count else None
 
 
 def _last_threshold_before_crossing(mated: Array, non_mated: Array) -> Any:

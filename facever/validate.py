@@ -91,6 +91,8 @@ def pair_figures(
         "AUC": result.auc,
         "accuracy": result.accuracy,
         "threshold": result.threshold,
+        "n_mated": result.n_mated,
+        "n_non_mated": result.n_non_mated,
     }
 
 

@@ -483,7 +483,8 @@ def test_any_damage_is_a_documented_error_or_none(
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"PK", b"\x1f\x8b", b"<html>not found</html>", gzip.compress(b"text" * 500, mtime=0)]
+    "content",
+    [b"", b"PK", b"\x1f\x8b", b"<html>not found</html>", gzip.compress(b"text" * 500, mtime=0)],
 )
 def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.zip").write_bytes(content)

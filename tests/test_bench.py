@@ -23,6 +23,7 @@ from facever.bench import (
     compare,
     eer,
     heads,
+    identify,
     peak_bytes,
     run,
     save,
@@ -286,6 +287,12 @@ def test_a_save_holds_all_that_a_training_does_and_is_a_share_of_its_time(tmp_pa
     assert row.conditions["megabytes"] == 5
     assert re.fullmatch(r"\d\.\d\d% of 5 minutes \(below 1%: met\)", row.conditions["share"])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_search_is_measured_by_its_product_and_says_how_long_an_answer_takes():
+    (row,) = identify.measure(SMALL, images=200, dim=8)
+    assert re.fullmatch(r"\d+ ms a probe \(below 100: (met|missed)\)", row.conditions["answer"])
+    assert row.conditions["images"] == 200
 
 
 def test_drawn_faces_are_measured_in_images_a_second():

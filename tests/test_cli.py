@@ -17,7 +17,8 @@ from PIL import Image
 
 COMMANDS = [
     ("train",), ("finetune",), ("evaluate",), ("submit",), ("demo",), ("compare",),
-    ("report",), ("bench",), ("verify",), ("embed",), ("config",),
+    ("report",), ("bench",), ("verify",), ("identify",), ("embed",), ("export",),
+    ("config",),
     ("data", "inspect"), ("data", "synth"), ("data", "pack"),
 ]  # fmt: skip
 

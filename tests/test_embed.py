@@ -206,7 +206,7 @@ def test_a_folder_becomes_one_file_of_paths_embeddings_and_norms(
     output = tmp_path / "out" / "faces.npz"
     assert embed_folder(folder, output, source) == 6
     with np.load(output, allow_pickle=False) as found:
-        assert set(found) == {"paths", "embeddings", "norms"}
+        assert set(found) == {"paths", "embeddings", "norms", "checkpoint"}
         names = found["paths"].tolist()
         assert names == ["0.png", "1.png", "2.png", "3.png", "4.png", "a b/é.PNG"]
         assert found["embeddings"].dtype == np.float32

@@ -17,6 +17,7 @@ from facever.metrics import (
     det_curve,
     eer_threshold,
     equal_error_rate,
+    fmr_threshold,
     fold_accuracy,
     paired_bootstrap,
     roc_auc,
@@ -176,6 +177,21 @@ def test_tar_is_the_largest_whose_far_does_not_exceed_the_one_asked_for(pairs, f
         return
     fmr, fnmr, _ = det_curve(scores, mated)
     assert tar_at_far(scores, mated, far) == pytest.approx((1 - fnmr)[fmr <= far].max(), abs=1e-12)
+
+
+@given(pair_sets(), st.floats(0.001, 1))
+@settings(max_examples=200, deadline=None)
+def test_the_threshold_for_an_fmr_is_the_lowest_that_keeps_to_it(pairs, wanted):
+    scores, mated = pairs
+    if wanted < 1 / np.sum(~mated):
+        with pytest.raises(DataError, match=r"fmr_threshold: fmr is .* resolve"):
+            fmr_threshold(scores, mated, wanted)
+        return
+    threshold = fmr_threshold(scores, mated, wanted)
+    fmr, _, thresholds = det_curve(scores, mated)
+    assert np.mean(scores[~mated] >= threshold) == fmr[fmr <= wanted][0]
+    assert np.mean(scores[mated] >= threshold) == pytest.approx(tar_at_far(scores, mated, wanted))
+    assert threshold <= thresholds[fmr <= wanted][0]
 
 
 def test_far_that_is_a_whole_number_of_pairs_survives_rounding():

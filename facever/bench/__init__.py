@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from facever.bench import eer, heads, save, step, synth
+from facever.bench import eer, heads, identify, save, step, synth
 from facever.bench.harness import Options, Timing, compare
 from facever.bench.memory import peak_bytes
 from facever.bench.rows import Memory, Row, table
@@ -37,6 +37,7 @@ __all__ = [
 BENCHES: dict[str, Callable[[Options], Iterator[Row]]] = {
     "eer": eer.measure,
     "heads": heads.measure,
+    "identify": identify.measure,
     "save": save.measure,
     "step": step.measure,
     "synth": synth.measure,

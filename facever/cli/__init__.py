@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 
 from facever import __version__
-from facever.cli import data, scoring, tools, training
+from facever.cli import data, photos, scoring, tools, training
 from facever.errors import ConfigError, FaceverError
 
 # Each command with its two examples, in the order in which `facever --help` lists them.
@@ -43,10 +43,25 @@ COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
         "--sweep loss.params.h=0.22,0.333,0.66",
     ),
     tools.report: ("facever report checkpoints/train-1", "facever report RUN -o a.html"),
-    scoring.verify: ("facever verify a.jpg b.jpg", "facever verify a.jpg b.jpg --json -"),
-    scoring.embed: (
-        "facever embed photos -o embeddings.npz",
+    photos.verify: (
+        "facever verify a.jpg b.jpg",
+        "facever verify a.jpg b.jpg --fmr 0.001 --json -",
+    ),
+    photos.identify: (
+        "facever identify who.jpg --gallery photos",
+        "facever identify new --gallery photos.npz --top 3 --by mean --json who.json",
+    ),
+    photos.embed: (
+        "facever embed photos -o photos.npz",
         "facever embed photos -o a.npz --from checkpoints/train-1/best.pt",
+    ),
+    scoring.export: (
+        "facever export --to onnx -o encoder.onnx",
+        "facever export checkpoints/train-1/best.pt --to hub-folder -o face-encoder",
+    ),
+    tools.check: (
+        "facever check checkpoints/finetune-1 --competition S26",
+        "facever check submissions/both.csv --competition F25 --json -",
     ),
     tools.fsck: (
         "facever fsck checkpoints/train-1",

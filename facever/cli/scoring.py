@@ -1,6 +1,7 @@
-"""`evaluate`, `submit`, `verify`, `embed`: the commands that use a trained encoder."""
+"""`evaluate`, `submit`, `export`: the commands that use a trained encoder."""
 
 from dataclasses import asdict
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,7 +9,6 @@ import typer
 
 from facever.cli.common import (
     ConfigFile,
-    From,
     ImagesDir,
     JsonFile,
     Mixed,
@@ -124,35 +124,38 @@ def submit(
     tell(facts, json_file, "\n".join(lines))
 
 
-def verify(
-    left: Annotated[Path, typer.Argument(metavar="A")],
-    right: Annotated[Path, typer.Argument(metavar="B")],
-    parent: From = None,
+class Form(StrEnum):
+    """What an encoder is exported as."""
+
+    ONNX = "onnx"
+    SAFETENSORS = "safetensors"
+    HUB_FOLDER = "hub-folder"
+
+
+def export(
+    to: Annotated[Form, typer.Option("--to", help="What to write.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="PATH", help="The file, or the folder.")
+    ],
+    checkpoint: Annotated[
+        Path | None, typer.Argument(metavar="CKPT", help="The newest best.pt where none.")
+    ] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option(
+            "--flip/--no-flip", help="ONNX: average with mirror images, or not. [as evaluated]"
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="ONNX: faces to check the file on too.")
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
-    """Tell whether two aligned face images show the same person."""
-    from facever.embed import load_encoder
+    """Write the encoder for other tools: ONNX, safetensors, or a folder for a model hub."""
+    from facever import export as exporting
 
-    path = newest(parent)
-    embedder = load_encoder(path)
-    score, threshold = embedder.verify(left, right), embedder.metrics.get("threshold")
-    match = None if threshold is None else score >= threshold
-    decision = {True: "match", False: "no match", None: "no threshold in the checkpoint"}[match]
-    answer = {"score": score, "threshold": threshold, "match": match, "checkpoint": str(path)}
-    limit = "" if threshold is None else f", threshold at EER {threshold:.4f}"
-    tell(answer, json_file, f"{decision}: score {score:.4f}{limit}")
-
-
-def embed(
-    directory: Annotated[Path, typer.Argument(metavar="DIR")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .npz.")],
-    parent: From = None,
-) -> None:
-    """Write the embeddings of every image in a folder: paths, embeddings, norms."""
-    from facever.embed import embed_folder
-
-    count = embed_folder(directory, output, newest(parent))
-    print(f"{output}: {count:,} embeddings")
+    answer = exporting.export(newest(checkpoint), output, to.value, flip=flip, images=images)
+    tell(answer.to_json(), json_file, answer.to_text())
 
 
 def _tell_evaluated(answer: "Evaluated", json_file: Path | None) -> None:

@@ -63,7 +63,7 @@ def bench(
         list[str] | None,
         typer.Argument(
             metavar="NAME|key=value",
-            help="eer, heads, save, step or synth (all where none is named), and settings.",
+            help="eer, heads, identify, save, step or synth (all by default), and settings.",
         ),
     ] = None,
     repeats: Annotated[
