@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed preprocessed images; see the class for shapes."""
         embeddings: Tensor = self.projection(self.backbone(images))
-        return embeddings.float()
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
 
 def build_encoder(

@@ -229,7 +229,7 @@ def _settings(found: _Found) -> Iterator[Finding]:
             f"written again from {newest}" if newest else "the command that began the run has it",
             (lambda: write_text(path, dump_yaml(saved))) if saved else None,
         )  # fmt: skip
-    elif saved and (changed := differences(saved, found.config.to_dict(), FREE_AT_RESUME)):
+    elif saved and (changed := differences(saved, load_yaml(path), FREE_AT_RESUME)):
         yield Finding(
             "config.yaml", f"is not what {newest} was trained with: {changed[0]}",
             f"written again from {newest}", lambda: write_text(path, dump_yaml(saved)),

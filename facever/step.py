@@ -254,15 +254,15 @@ def _backward(
     whole = batch.images.to(recipe.device, non_blocking=True)
     if recipe.augment:
         whole = recipe.augment(whole, place)
-    total = torch.zeros((), device=recipe.device)
+    values = []
     cut = zip(whole.tensor_split(pieces), distributed.pieces(batch.labels, pieces), strict=True)
     for number, (pixels, labels) in enumerate(cut):
         share = sum(map(len, labels)) / len(batch.labels)
         with distributed.averaging(state.network or state.encoder, number == pieces - 1):
             value: Any = share * _loss(state, recipe, pixels, labels, (*place, number))
             (state.scaler.scale(value) if state.scaler else value).backward()
-        total += value.detach()
-    return total
+        values.append(value.detach())
+    return torch.stack(values).sum()
 
 
 def _loss(

@@ -21,7 +21,9 @@ from facever.errors import ConfigError
 torch.set_num_threads(1)
 
 SMALL = {"cnn2-mnist": 28, "resnet18-cifar": 32, "airbench-cifar": 32, "airbench-mnist": 28}
-NATIVE = dict.fromkeys(BACKBONES, 32) | SMALL
+# The last convolution of `baseline5` would see a single position of 32 pixels, and the weight
+# gradient of such a one in bf16 reads memory that nobody wrote (torch 2.15 with oneDNN).
+NATIVE = dict.fromkeys(BACKBONES, 32) | {"baseline5": 64} | SMALL
 # The same networks, narrow enough to train in a test.
 NARROW: dict[str, Callable[[], nn.Module]] = {
     "cnn2-mnist": BACKBONES["cnn2-mnist"],

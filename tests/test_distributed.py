@@ -243,7 +243,7 @@ def test_several_processes_take_the_steps_of_one(tmp_path, loss, accumulate, siz
         assert sum(each["seen"] for each in found) == 3 * 34
         for each in found:
             for part in ("losses", "weights", "loss", "average"):
-                torch.testing.assert_close(each[part], alone[part], rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(each[part], alone[part], rtol=1e-9, atol=1e-9)
 
 
 def test_a_gradient_that_is_not_finite_on_one_process_is_skipped_by_all(tmp_path):

@@ -70,7 +70,7 @@ def test_what_is_wrong_leaves_with_3_and_is_listed(facever, run):
     assert answer.code == 3
     assert "problem  last.pt: " in answer.out
     assert "goes on from step 4 in epoch 2 of 2 (previous.pt), with a warning" in answer.out
-    assert "1 problems" in answer.err
+    assert "problems, listed above: 1" in answer.err
 
 
 def test_a_run_that_is_not_there_or_in_use_is_refused(facever, run, tmp_path):

@@ -35,7 +35,7 @@ def fsck(
     health = repair(run) if mend else examine(run)
     tell(health.to_json(), json_file, health.to_text())
     if health.findings:
-        raise CheckFailed(f"{run}: {len(health.findings)} problems, listed above")
+        raise CheckFailed(f"{run}: problems, listed above: {len(health.findings)}")
 
 
 def check(
@@ -55,7 +55,7 @@ def check(
     answer = check(paths, competition, sample)
     tell(answer.to_json(), json_file, answer.to_text())
     if answer.broken:
-        raise CheckFailed(f"{len(answer.broken)} rules of {answer.competition} are not kept")
+        raise CheckFailed(f"rules of {answer.competition} that are not kept: {len(answer.broken)}")
 
 
 def bench(

@@ -10,27 +10,11 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 
 from facever.losses.margin import Margin, add_angle, angle
 
 Proxy = Literal["norm", "probability", "image"]
-
-
-def moments(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Count, mean and unbiased standard deviation of `values` (B,), over all processes."""
-    count, total = _sum_over_processes(
-        torch.stack([values.new_full((), values.numel()), values.sum()])
-    )
-    mean = total / count
-    (squares,) = _sum_over_processes((values - mean).square().sum()[None])
-    return count, mean, (squares / (count - 1).clamp_min(1)).sqrt()
-
-
-def _sum_over_processes(values: Tensor) -> Tensor:
-    if distributed.is_available() and distributed.is_initialized():
-        distributed.all_reduce(values)
-    return values
 
 
 class CurricularFace(Margin):
@@ -64,8 +48,8 @@ class CurricularFace(Margin):
     @torch.no_grad()
     def update(self, cos_y: Tensor, norm: Tensor) -> None:
         """Move t towards the mean of `cos_y`; a batch of one moves nothing."""
-        count, mean, _ = moments(cos_y)
-        self.t.lerp_(mean.to(self.t), self.ema * (count > 1).to(self.t))
+        if len(cos_y) > 1:
+            self.t.lerp_(cos_y.mean().to(self.t), self.ema)
 
     def stats(self) -> dict[str, Tensor]:
         """`t`."""
@@ -181,11 +165,14 @@ class AdaFace(Margin):
     @torch.no_grad()
     def update(self, cos_y: Tensor, norm: Tensor) -> None:
         """Move mu and sigma with norms or another proxy (B,); a batch of one moves nothing."""
-        count, mean, deviation = moments(self._clamped(norm))
-        weight = torch.where(self.started, self.ema * torch.ones_like(mean), 1.0) * (count > 1)
-        self.mu.lerp_(mean.to(self.mu), weight.to(self.mu))
-        self.sigma.lerp_(deviation.to(self.sigma), weight.to(self.sigma))
-        self.started.logical_or_(count > 1)
+        if len(norm) < 2:
+            return
+        norm = self._clamped(norm).to(self.mu)
+        # Of the dtype of the norms: torch would take the plain numbers for float32.
+        weight = torch.where(self.started, norm.new_full((), self.ema), norm.new_ones(()))
+        self.mu.lerp_(norm.mean(), weight)
+        self.sigma.lerp_(norm.std(), weight)
+        self.started.fill_(True)
 
     @torch.no_grad()
     def observe(self, norms: Tensor) -> None:
