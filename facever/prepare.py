@@ -251,6 +251,7 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
     model = config.model.model_dump() | {"pretrained": pretrained}
     encoder = build_encoder(**model, image_size=config.data.image_size)
     loss = make_loss(config.loss, config.model.embedding_dim, len(data.manifest.identities))
+    loss.expect_all()
     encoder.to(device)
     loss.to(device)
     if config.engine.channels_last:

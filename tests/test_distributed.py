@@ -165,6 +165,7 @@ def new_state(loss: str, *, norms: bool) -> TrainState:
     head = nn.BatchNorm1d(6) if norms else nn.Identity()
     encoder = Encoder(backbone, head, 6, transform).double()
     criterion = build_loss(loss, dim=6, identities=IDENTITIES).double()
+    criterion.expect_all()
     optimizer = build_optimizer("sgd", parameter_groups(encoder, criterion, lr=0.05))
     state = TrainState(encoder, criterion, optimizer, network=distributed.wrap(encoder))
     state.average = WeightAverage(encoder, 0.9)

@@ -10,11 +10,31 @@ from collections.abc import Callable
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from facever.losses.margin import Margin, add_angle, angle
 
 Proxy = Literal["norm", "probability", "image"]
+
+
+def moments(values: Tensor, gathered: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Count, mean and unbiased standard deviation of `values` (B,), over all processes.
+
+    Args:
+        values: of this process; shape (B,).
+        gathered: every process has those of all.
+    """
+    shared = distributed.is_available() and distributed.is_initialized() and not gathered
+
+    def add_up(parts: Tensor) -> Tensor:
+        if shared:
+            distributed.all_reduce(parts)
+        return parts
+
+    count, total = add_up(torch.stack([values.new_full((), values.numel()), values.sum()]))
+    mean = total / count
+    (squares,) = add_up((values - mean).square().sum()[None])
+    return count, mean, (squares / (count - 1).clamp_min(1)).sqrt()
 
 
 class CurricularFace(Margin):
@@ -48,8 +68,8 @@ class CurricularFace(Margin):
     @torch.no_grad()
     def update(self, cos_y: Tensor, norm: Tensor) -> None:
         """Move t towards the mean of `cos_y`; a batch of one moves nothing."""
-        if len(cos_y) > 1:
-            self.t.lerp_(cos_y.mean().to(self.t), self.ema)
+        count, mean, _ = moments(cos_y, self.gathered)
+        self.t.lerp_(mean.to(self.t), self.ema * (count > 1).to(self.t))
 
     def stats(self) -> dict[str, Tensor]:
         """`t`."""
@@ -165,14 +185,11 @@ class AdaFace(Margin):
     @torch.no_grad()
     def update(self, cos_y: Tensor, norm: Tensor) -> None:
         """Move mu and sigma with norms or another proxy (B,); a batch of one moves nothing."""
-        if len(norm) < 2:
-            return
-        norm = self._clamped(norm).to(self.mu)
-        # Of the dtype of the norms: torch would take the plain numbers for float32.
-        weight = torch.where(self.started, norm.new_full((), self.ema), norm.new_ones(()))
-        self.mu.lerp_(norm.mean(), weight)
-        self.sigma.lerp_(norm.std(), weight)
-        self.started.fill_(True)
+        count, mean, deviation = moments(self._clamped(norm), self.gathered)
+        weight = torch.where(self.started, self.ema * torch.ones_like(mean), 1.0) * (count > 1)
+        self.mu.lerp_(mean.to(self.mu), weight.to(self.mu))
+        self.sigma.lerp_(deviation.to(self.sigma), weight.to(self.sigma))
+        self.started.logical_or_(count > 1)
 
     @torch.no_grad()
     def observe(self, norms: Tensor) -> None:

@@ -50,6 +50,12 @@ class Loss(nn.Module):
     def look(self, pixels: Tensor) -> None:
         """Show the images (B, S, S, 3), uint8, that the next batch of embeddings comes from."""
 
+    def expect_all(self) -> None:
+        """Count on being shown the embeddings of all processes.
+
+        Without it each shows its own, and state that follows them is added up over processes.
+        """
+
     def set_margin(self, fraction: float) -> None:
         """Train with this fraction of the margin; 1 is the whole of it."""
 
@@ -124,6 +130,11 @@ class SumLoss(Loss):
         """Show the images (B, S, S, 3) of the next batch to every loss."""
         for loss in self.losses().values():
             loss.look(pixels)
+
+    def expect_all(self) -> None:
+        """Let every loss count on seeing the embeddings of all processes."""
+        for loss in self.losses().values():
+            loss.expect_all()
 
     def set_margin(self, fraction: float) -> None:
         """Train every loss with this fraction of its margin."""

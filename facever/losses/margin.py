@@ -62,6 +62,8 @@ class Margin(nn.Module):
     """Whether `negatives` does anything but clamp to `limit`."""
     reads_norms: bool = True
     """Whether what `target` takes beside the cosines are the norms of raw embeddings."""
+    gathered: bool = False
+    """Whether each of several processes is shown the embeddings of all."""
     fraction: float = 1.0
     """How much of the margin is in force, for a warm-up."""
 

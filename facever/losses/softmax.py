@@ -241,6 +241,10 @@ class MarginSoftmax(Classifier):
         psi = self.margin.target(cos_y, indicator)
         return cos_y + (psi - cos_y).detach() if self.detach_margin else psi
 
+    def expect_all(self) -> None:
+        """Count on seeing the embeddings of all processes."""
+        self.margin.gathered = True
+
     def set_margin(self, fraction: float) -> None:
         """Train with this fraction of the margin; 1 is the whole of it."""
         self.margin.fraction = fraction
