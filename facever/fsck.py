@@ -7,6 +7,7 @@ Nothing that could still be of use is deleted: what is damaged gets another name
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def _look(run: Path) -> _Found:
     payloads = {}
     for name in CHECKPOINTS:
         if (run / name).exists():
-            payload = _attempt(name, damage, lambda name=name: _read_checkpoint(run / name))  # type: ignore[misc]
+            payload = _attempt(name, damage, partial(_read_checkpoint, run / name))
             if payload is not None:
                 payloads[name] = payload
     found = _Found(run, config, payloads, damage, "")
@@ -303,7 +304,7 @@ def _hashes(found: _Found) -> Iterator[Finding]:
             yield Finding(
                 name, "has no SHA-256 beside it, by which damage would be found",
                 "computed from the file, which can be read",
-                lambda path=path: checkpoint.write_side_car(path),  # type: ignore[misc]
+                partial(checkpoint.write_side_car, path),
             )  # fmt: skip
 
 

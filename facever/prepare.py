@@ -27,7 +27,7 @@ from facever.device import resolve_device, resolve_precision, set_determinism
 from facever.encoder import build_encoder, parameter_count
 from facever.errors import ConfigError, DataError
 from facever.loss_setup import make_loss
-from facever.losses import Loss, needs_pairs
+from facever.losses import needs_pairs
 from facever.optim import (
     Multiplier,
     Plateau,
@@ -257,7 +257,7 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
     if config.engine.channels_last:
         encoder.to(memory_format=torch.channels_last)
     precision = resolve_precision(config.engine.precision, device, encoder)
-    plan = _batch_plan(config, loss, data.train.labels)
+    plan = _batch_plan(config, data.train.labels)
     steps = len(plan(0))
     state = TrainState(
         encoder,
@@ -346,7 +346,7 @@ def _within(epochs: float, run: int, key: str) -> float:
     return run / 2
 
 
-def _batch_plan(config: Config, loss: Loss, labels: NDArray[np.int64]) -> Plan:
+def _batch_plan(config: Config, labels: NDArray[np.int64]) -> Plan:
     size, seed, k = config.optim.batch_size, config.engine.seed, config.data.k
     kind, least = config.data.sampler, 2 * distributed.world_size()
     if size < least:
@@ -354,7 +354,7 @@ def _batch_plan(config: Config, loss: Loss, labels: NDArray[np.int64]) -> Plan:
             f"optim.batch_size: {size} images for {distributed.world_size()} processes; expected "
             f"at least {least}, two for each"
         )
-    if kind == "pk" or loss.needs_pairs:
+    if wants_pairs(config):
         p = size // k
         return lambda epoch: pk_batches(labels, p, k, seed=seed, epoch=epoch)
     if kind == "balanced":

@@ -6,7 +6,6 @@ by (seed, epoch, position), and the batch is a function of the same three.
 Letters: B images of a batch, S their side.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -300,7 +299,10 @@ def _clip(state: TrainState, limit: float | None) -> Tensor:
     if state.scaler:
         state.scaler.unscale_(state.optimizer)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    return nn.utils.clip_grad_norm_(parameters, limit if limit is not None else math.inf)
+    if limit is None:
+        # Not by an infinite limit, which would multiply every gradient by one.
+        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return nn.utils.clip_grad_norm_(parameters, limit)
 
 
 def _derive(*parts: int) -> int:

@@ -1,7 +1,6 @@
 """What holds for every loss: order, extremes, precision, gradients, learning."""
 
 import copy
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -31,15 +30,6 @@ from facever.losses import Loss
 # What every loss is put through by itself; `make fuzz` asks for more by its profile.
 CASES = max(500, settings().max_examples)
 NO_MARGIN_DRAWN: dict[str, dict[str, object]] = {"elasticface": {"std": 0.0}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Thousands of tiny steps: handing them to threads takes longer than the arithmetic."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def gradients(loss: Loss, z: Tensor, y: Tensor) -> list[Tensor]:

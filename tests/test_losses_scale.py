@@ -6,7 +6,6 @@ What `chunked` and `sample_rate` give is compared with the dense head, in float6
 import copy
 import math
 import re
-from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -22,14 +21,6 @@ from facever.losses import Loss, build_loss, loss_problems
 from facever.losses.sampled import draw
 from facever.losses.similarity import target_and_rest, unit_rows
 from facever.optim import build_optimizer, parameter_groups
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def value_and_gradients(loss: Loss, z: Tensor, y: Tensor) -> list[Tensor]:

@@ -4,6 +4,7 @@ And as a share of the training time between two saves, which is what a run pays 
 """
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,8 +33,8 @@ def measure(options: Options) -> Iterator[Row]:
         with TemporaryDirectory(dir=".") as folder:
             run = Path(folder)
             timing = compare(
-                lambda run=run, payload=payload: checkpoint.save_last(run, payload, best=True),  # type: ignore[misc]
-                lambda run=run, payload=payload: torch.save(payload, run / "bare.pt"),  # type: ignore[misc]
+                partial(checkpoint.save_last, run, payload, best=True),
+                partial(torch.save, payload, run / "bare.pt"),
                 repeats=options.repeats,
             )
             size = (run / "last.pt").stat().st_size

@@ -162,13 +162,13 @@ class _Guarded:
 class _Tar:
     def __init__(self, stream: _Guarded) -> None:
         self.stream = stream
-        self.archive = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type]
+        self.archive = tarfile.TarFile(fileobj=stream)  # type: ignore[arg-type] # it reads, seeks and tells
 
     def members(self) -> Iterator[Member]:
         position = -1
         while (info := self.archive.next()) is not None:
             # Kept, a million of them would take a gigabyte.
-            self.archive.members.clear()  # type: ignore[attr-defined]
+            self.archive.members.clear()  # type: ignore[attr-defined] # typeshed lacks it
             # A negative size leads back to headers that were read before, for ever.
             if info.size < 0 or info.offset_data <= position:
                 raise ValueError(f"{info.name!r} has {info.size:,} bytes")
