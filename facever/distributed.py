@@ -2,13 +2,15 @@
 
 Started by `torchrun`, one process for each device. All have the same plan of batches, and each
 takes its share of every batch; the embeddings are gathered, and every process computes the whole
-loss on all of them. So prototypes, averages and margins are the same everywhere without a word, and
-a run may be resumed by another number of processes.
+loss on all of them. So averages and margins are the same everywhere without a word, and so are
+prototypes, unless each process keeps those of its share of the identities alone (`losses.sharded`).
+A run may be resumed by another number of processes.
 
 Letters: W processes, B images of a batch, b those of this process, D embedding dimension.
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -21,24 +23,42 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from facever.errors import TrainingError
+
 T = TypeVar("T")
 
-# Longer than any process works without the others: reading data, reporting at the end.
-PATIENCE = timedelta(minutes=30)
+# Bytes that a process sends at once of a matrix that is collected.
+PIECE = 2**26
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
-    """Join the processes that `torchrun` started; alone, do nothing."""
+def process_group(minutes: float) -> Iterator[None]:
+    """Join the processes that `torchrun` started; alone, do nothing.
+
+    Args:
+        minutes: longest wait for another process.
+
+    Raises:
+        TrainingError: another one did not come within that time.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or distributed.is_initialized():
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     backend = "nccl" if torch.cuda.is_available() else "gloo"
-    distributed.init_process_group(backend, timeout=PATIENCE)
+    distributed.init_process_group(backend, timeout=timedelta(minutes=minutes))
     try:
         yield
+    except RuntimeError as error:
+        # gloo has two messages for it and no exception. NCCL may end the process before.
+        if not re.search("timed out|timeout", str(error).lower()):
+            raise
+        raise TrainingError(
+            f"process {rank()} of {world_size()}: waited {minutes:g} min for another one, which "
+            "hangs or is very slow\n  expected within engine.timeout_minutes; the last checkpoint "
+            "is intact, and the same command goes on from it"
+        ) from error
     finally:
         distributed.destroy_process_group()
 
@@ -154,6 +174,61 @@ def gather_rows(rows: Tensor, sizes: list[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     distributed.all_gather(parts, padded.contiguous())
     return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+
+def stack(own: Tensor) -> Tensor:
+    """Give what all processes have `own` of, (W, ...), in their order.
+
+    Where all go on with it alike, each has the whole gradient of it, and its own is a row.
+    """
+    stacked: Tensor = _Stack.apply(own)
+    return stacked
+
+
+class _Stack(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, own: Tensor) -> Tensor:
+        return gather_rows(own[None], [1] * world_size())
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        return grads[0][rank()]
+
+
+def joint(value: Tensor) -> Tensor:
+    """Give `value`, which all processes have, to what each does a part of: gradients add up."""
+    same: Tensor = _Joint.apply(value)
+    return same
+
+
+class _Joint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        total = grads[0].clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(total)
+        return total
+
+
+def collect(rows: Tensor, count: int) -> Tensor | None:
+    """Give the leader the rows (count, ...) of which each process has its `share`, on its CPU.
+
+    All are to call it. Piece by piece, so that no device holds a second matrix of that size.
+    """
+    parts = [share_of(count, who, world_size()) for who in range(world_size())]
+    whole = rows.new_empty((count, *rows.shape[1:]), device="cpu") if is_leader() else None
+    step = max(1, PIECE // (rows[0].numel() * rows.element_size()))
+    for start in range(0, -(-count // world_size()), step):
+        pieces = [range(count)[part][start : start + step] for part in parts]
+        sizes = [len(piece) for piece in pieces]
+        found = torch.split(gather_rows(rows[start : start + step], sizes), sizes)
+        if whole is not None:
+            for piece, values in zip(pieces, found, strict=True):
+                whole[piece.start : piece.stop] = values
+    return whole
 
 
 def wrap(encoder: nn.Module) -> nn.Module:

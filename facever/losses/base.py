@@ -24,6 +24,8 @@ class Loss(nn.Module):
     """Whether batches must hold several images of an identity."""
     classifies: bool = False
     """Whether there are `prototypes` (C, D) and `logits`."""
+    looks: bool = False
+    """Whether `look` is to be called before every batch."""
     bounds: ClassVar[Mapping[str, Bound]] = {}
     """What the numbers among the parameters may be."""
 
@@ -47,6 +49,10 @@ class Loss(nn.Module):
         """Logits (B, C) of classifier losses: plain, or with `y` as they are trained on."""
         raise TypeError(f"{type(self).__name__} compares embeddings; it has no classifier")
 
+    def classify(self, z: Tensor) -> Tensor:
+        """The identities (B,) of the largest plain logits; of all processes' where divided."""
+        return self.logits(z).argmax(1)
+
     def look(self, pixels: Tensor) -> None:
         """Show the images (B, S, S, 3), uint8, that the next batch of embeddings comes from."""
 
@@ -55,6 +61,13 @@ class Loss(nn.Module):
 
         Without it each shows its own, and state that follows them is added up over processes.
         """
+
+    def shard(self) -> None:
+        """Keep this process's share of the prototypes only, by identity; all are to call it."""
+
+    def shards(self) -> dict[nn.Parameter, int]:
+        """The parameters of which a share is here, and how many rows the whole of each has."""
+        return {}
 
     def set_margin(self, fraction: float) -> None:
         """Train with this fraction of the margin; 1 is the whole of it."""
@@ -90,6 +103,7 @@ class SumLoss(Loss):
         self.weights = dict(weights)
         self.needs_pairs = any(loss.needs_pairs for loss in terms.values())
         self.classifies = any(loss.classifies for loss in terms.values())
+        self.looks = any(loss.looks for loss in terms.values())
         self._last: dict[str, Tensor] = {}
 
     def forward(self, z: Tensor, y: Tensor) -> Tensor:
@@ -126,6 +140,10 @@ class SumLoss(Loss):
         """Logits (B, C) of the first classifier."""
         return self.classifier.logits(z, y)
 
+    def classify(self, z: Tensor) -> Tensor:
+        """The identities (B,) of the first classifier's largest logits."""
+        return self.classifier.classify(z)
+
     def look(self, pixels: Tensor) -> None:
         """Show the images (B, S, S, 3) of the next batch to every loss."""
         for loss in self.losses().values():
@@ -135,6 +153,15 @@ class SumLoss(Loss):
         """Let every loss count on seeing the embeddings of all processes."""
         for loss in self.losses().values():
             loss.expect_all()
+
+    def shard(self) -> None:
+        """Keep this process's share of every classifier's prototypes only."""
+        for loss in self.losses().values():
+            loss.shard()
+
+    def shards(self) -> dict[nn.Parameter, int]:
+        """The parameters of all losses of which a share is here, and the rows of the whole."""
+        return {p: rows for loss in self.losses().values() for p, rows in loss.shards().items()}
 
     def set_margin(self, fraction: float) -> None:
         """Train every loss with this fraction of its margin."""

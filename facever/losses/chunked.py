@@ -25,7 +25,7 @@ again in the backward pass, so that it must not depend on what moves between the
 
 
 def own_rows(parameters: Sequence[Tensor], y: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-    """Rows `y` of each parameter (C, ...), and the parameters to go on with.
+    """Rows `y` of each parameter (C, ...), any row for -1, and the parameters to go on with.
 
     Indexing one beside its other use would make two gradients of its size, and a sum of them;
     here the gradient of the rows is added in place to that of the whole.
@@ -43,7 +43,7 @@ def others(
         logits: of a slice.
         x: embeddings; shape (B, D).
         parameters: with a row for each identity; shapes (C, ...).
-        y: the own identities; shape (B,).
+        y: the own identities, -1 where that is none of the C; shape (B,).
         chunk: identities of a slice.
 
     Returns:
@@ -52,7 +52,9 @@ def others(
     return _Others.apply(logits, chunk, y, x, *parameters)  # type: ignore[no-any-return]
 
 
-def softmax_loss(own: Tensor, rest: Tensor, total: Tensor, count: int, smoothing: float) -> Tensor:
+def softmax_loss(
+    own: Tensor, rest: Tensor, total: Tensor, count: int | Tensor, smoothing: float
+) -> Tensor:
     """Mean softmax cross-entropy, from B numbers of each kind.
 
     Args:
@@ -71,6 +73,8 @@ def softmax_loss(own: Tensor, rest: Tensor, total: Tensor, count: int, smoothing
 class _OwnRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parameter: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        # -1 is no row; what comes back for it is a gradient of zero.
+        y = y.clamp(min=0)
         ctx.save_for_backward(y)
         return parameter[y], parameter
 

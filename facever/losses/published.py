@@ -180,6 +180,7 @@ class AdaFace(MarginSoftmax):
         psi = adaptive.AdaFace(m, h, ema=ema, ema_init=ema_init, proxy=proxy)
         super().__init__(dim, identities, psi, **head)
         self.proxy = proxy
+        self.looks = proxy == "image"
         self._sharpness: Tensor | None = None
 
     @classmethod
@@ -195,7 +196,7 @@ class AdaFace(MarginSoftmax):
 
     def look(self, pixels: Tensor) -> None:
         """Keep the sharpness of images (B, S, S, 3), uint8, for the next batch and no other."""
-        if self.proxy == "image":
+        if self.looks:
             self._sharpness = sharpness(pixels)
 
     def _indicator(self, norm: Tensor, cos_y: Tensor, rest: Callable[[], Tensor]) -> Tensor:
@@ -290,10 +291,9 @@ class SubcenterArcFace(MarginSoftmax):
 
         All but the first are turned away a little: equal ones would stay equal, and idle.
         """
-        identities, k, dim = self.prototypes.shape
+        identities, (k, dim) = len(means), self.prototypes.shape[1:]
         first, _ = unit_rows(means)
         aside = 0.1 * torch.randn(identities, k, dim).to(first) / dim**0.5
         aside[:, 0] = 0
         seen = first.abs().sum(1, keepdim=True) > 0
-        rows, _ = unit_rows(((first[:, None] + aside) * seen[:, None]).view(-1, dim))
-        super().initialise(rows)
+        super().initialise((first[:, None] + aside) * seen[:, None])

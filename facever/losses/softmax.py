@@ -64,7 +64,7 @@ class CrossEntropy(Classifier):
         self.bias = nn.Parameter(torch.empty(identities).uniform_(-reach, reach)) if bias else None
 
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """W z + b, (B, C); the same with `y`, for there is no margin."""
+        """W z + b, (B, n) for the prototypes that are here; `y` has no effect without a margin."""
         with full_precision(z):
             return functional.linear(*self._widened(z))
 
@@ -73,13 +73,15 @@ class CrossEntropy(Classifier):
         with full_precision(z):
             z, *parameters = self._widened(z)
             parameters, y = self._in_this_step(y, *parameters)
-            if not self.chunked:
+            if not self._in_slices():
                 logits = functional.linear(z, *parameters)
                 return functional.cross_entropy(logits, y, label_smoothing=self.label_smoothing)
             own, parameters = own_rows(parameters, y)
-            logit = (z * own[0]).sum(1) + (0 if self.bias is None else own[1])
+            z = self.here.joint(z)
+            logit = self.here.own((z * own[0]).sum(1) + (0 if self.bias is None else own[1]), y)
             rest, total = others(functional.linear, z, parameters, y, self.chunk)
-            return softmax_loss(logit, rest, total, len(parameters[0]), self.label_smoothing)
+            rest, total, count = self.here.others(rest, total, len(parameters[0]))
+            return softmax_loss(logit, rest, total, count, self.label_smoothing)
 
     def _widened(self, z: Tensor) -> list[Tensor]:
         """`z`, W and b, where there is one, in the dtype to work in."""
@@ -98,7 +100,7 @@ class CrossEntropy(Classifier):
         norms = torch.linalg.vector_norm(means, dim=1)
         typical = norms[norms > 0].mean() if (norms > 0).any() else norms.new_ones(())
         length = math.log(9 * max(len(means) - 1, 1)) / typical
-        _start_rows(self.prototypes, means, length)
+        _start_rows(self.prototypes, means[self.here.rows], length)
         if self.bias is not None:
             self.bias.zero_()
 
@@ -153,7 +155,7 @@ class MarginSoftmax(Classifier):
         with full_precision(z):
             unit, norm = self._unit(z)
             (prototypes,), y = self._in_this_step(y, self.prototypes.to(unit.dtype))
-            if self.chunked:
+            if self._in_slices():
                 loss = self._by_slices(unit, norm, prototypes, y)
             elif self._whole_matrix():
                 logits = self._trained_logits(unit, norm, prototypes, y)
@@ -168,8 +170,10 @@ class MarginSoftmax(Classifier):
     def logits(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Logits s cos(theta_j), (B, C), for accuracy; with `y` (B,) the margin is included.
 
-        With `y` the state moves in training mode as it does in `forward`.
+        With `y` the state moves in training mode as it does in `forward`. Once the prototypes are
+        divided, the plain logits (B, n) are those of this process's, and others are not given.
         """
+        assert y is None or not self.shards(), "the true identity's prototype may be elsewhere"
         with full_precision(z):
             unit, norm = self._unit(z)
             prototypes = self.prototypes.to(unit.dtype)
@@ -195,22 +199,24 @@ class MarginSoftmax(Classifier):
     def _by_slices(self, unit: Tensor, norm: Tensor, prototypes: Tensor, y: Tensor) -> Tensor:
         """The mean loss without the penalty, from slices of the prototypes."""
         (own,), (prototypes,) = own_rows([prototypes], y)
-        cos_y = self._own_cosine(unit, own)
+        unit = self.here.joint(unit)
+        cos_y = self.here.own(self._own_cosine(unit, own), y)
 
-        def among_others(psi: Tensor) -> tuple[Tensor, Tensor]:
+        def among_others(psi: Tensor) -> tuple[Tensor, Tensor, Tensor | int]:
             negatives = self.margin.negatives(psi)
 
             def logits(unit: Tensor, prototypes: Tensor) -> Tensor:
                 return self.s * negatives(self._cosines(unit, prototypes))
 
-            return others(logits, unit, [prototypes], y, self.chunk)
+            rest, total = others(logits, unit, [prototypes], y, self.chunk)
+            return self.here.others(rest, total, len(prototypes))
 
         # A proxy that asks for the rest costs a pass of its own.
         psi = self._psi(
             cos_y, self._indicator(norm, cos_y, lambda: among_others(cos_y)[0].detach())
         )
-        rest, total = among_others(psi)
-        return softmax_loss(self.s * psi, rest, total, len(prototypes), self.label_smoothing)
+        rest, total, count = among_others(psi)
+        return softmax_loss(self.s * psi, rest, total, count, self.label_smoothing)
 
     def _trained_logits(self, unit: Tensor, norm: Tensor, prototypes: Tensor, y: Tensor) -> Tensor:
         cosines = self._cosines(unit, prototypes)
@@ -251,8 +257,8 @@ class MarginSoftmax(Classifier):
 
     @torch.no_grad()
     def initialise(self, means: Tensor) -> None:
-        """Unit prototypes along the mean embeddings `means` (C, D)."""
-        _start_rows(self.prototypes, means, means.new_ones(()))
+        """Unit prototypes along the mean embeddings `means` (C, D), or (C, k, D) of sub-centres."""
+        _start_rows(self.prototypes, means[self.here.rows], means.new_ones(()))
 
     def observe(self, norms: Tensor) -> None:
         """Start the margin's statistics of norms from those of the data, (N,)."""
@@ -301,11 +307,11 @@ class NormFace(MarginSoftmax):
 
 def _start_rows(prototypes: Tensor, means: Tensor, length: Tensor) -> None:
     """Turn rows along `means`; an identity whose mean is zero was not seen and keeps its row."""
-    if means.numel() != prototypes.numel():
+    if means.shape != prototypes.shape:
         raise ValueError(
             f"initialise: means of shape {tuple(means.shape)}; "
             f"expected {tuple(prototypes.shape)}, a row per identity"
         )
-    unit, norms = unit_rows(means.to(prototypes))
-    rows = prototypes.view(means.shape)
+    unit, norms = unit_rows(means.to(prototypes).flatten(0, -2))
+    rows = prototypes.view(unit.shape)
     rows.copy_(torch.where(norms[:, None] > 0, unit * length, rows))
