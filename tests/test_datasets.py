@@ -58,7 +58,7 @@ def test_the_transform_sees_square_uint8_images(root: Path) -> None:
 
 
 def test_a_pack_changes_no_pixel(root: Path) -> None:
-    plain, packed = (ImageDataset(root, image_size=8, pack=pack) for pack in ("off", "on"))
+    plain, packed = (ImageDataset(root, image_size=8, pack=pack) for pack in ("files", "memmap"))
     indices = np.arange(20)
     np.testing.assert_array_equal(plain.gather(indices), packed.gather(indices))
     assert (root / ".facever").is_dir()
@@ -99,7 +99,7 @@ def test_packs_of_two_pair_files_live_side_by_side(root: Path) -> None:
     manifest = read_manifest(root)
     for pairs in (manifest.val_pairs, manifest.test_pairs):
         assert pairs is not None
-        ImagePairDataset(pairs, image_size=8, pack="on")
+        ImagePairDataset(pairs, image_size=8, pack="memmap")
     names = {file.name.partition("-")[0] for file in (root / ".facever").glob("*.u8")}
     assert names == {"val_pairs", "test_pairs"}
 

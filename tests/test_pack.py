@@ -14,11 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_helpers import save_image
+import torch
+from data_helpers import make_folders, save_image
 from PIL import Image
 
+from facever.data.bundles import Bundle
+from facever.data.datasets import ImageDataset
 from facever.data.images import read_rgb
+from facever.data.loader import epoch_batches
 from facever.data.pack import find_damaged, fingerprint, open_images
+from facever.data.resident import ResidentImages
 from facever.errors import ConfigError, DataError, StorageError
 from facever.transforms import fit
 
@@ -42,21 +47,61 @@ def packs(root: Path) -> list[str]:
     return sorted(file.name for file in (root / ".facever").iterdir() if file.suffix != ".lock")
 
 
-def test_pack_and_files_give_the_pixels_of_the_evaluation_transform(root: Path) -> None:
-    packed = open_images(root, PATHS, SIZE, name="train", pack="on")
-    plain = open_images(root, PATHS, SIZE, name="train", pack="off")
-    assert (packed.tier, plain.tier) == ("pack", "files")
-    assert len(packed) == len(plain) == 10
-    indices = np.array([3, 0, 9, 3])
-    expected = np.stack([fit(read_rgb(root / PATHS[i]), SIZE) for i in indices])
-    for images in (packed, plain):
-        gathered = images.gather(indices)
-        assert gathered.dtype == np.uint8
-        assert gathered.flags.writeable
-        np.testing.assert_array_equal(gathered, expected)
+@pytest.mark.parametrize("pack", ["memmap", "blob", "files"])
+def test_every_place_gives_the_pixels_of_the_evaluation_transform(root: Path, pack: str) -> None:
+    save_image(root / "fits.jpg", 11, (SIZE, SIZE))
+    save_image(root / "large.jpg", 12, (300, 200))
+    paths = (*PATHS, "fits.jpg", "large.jpg")
+    images = open_images(root, paths, SIZE, name="train", pack=pack)
+    assert (images.tier, len(images)) == (pack, 12)
+    indices = np.array([3, 0, 11, 9, 10, 3])
+    gathered = images.gather(indices)
+    assert gathered.dtype == np.uint8
+    assert gathered.flags.writeable
+    expected = np.stack([fit(read_rgb(root / paths[i]), SIZE) for i in indices])
+    np.testing.assert_array_equal(gathered, expected)
 
 
-@pytest.mark.parametrize("pack", ["on", "off"])
+def test_images_that_lie_on_a_device_are_the_same(root: Path) -> None:
+    people = make_folders(root.parent / "people", {"a": ["1.png", "2.png"], "b": ["3.png"]})
+    dataset = ImageDataset(people, image_size=SIZE)
+    resident = ResidentImages(dataset, torch.device("cpu"))
+    indices = np.array([2, 0, 2])
+    assert torch.equal(resident.gather(indices), torch.from_numpy(dataset.gather(indices)))
+    for here, there in zip(
+        epoch_batches(dataset, [indices], None, seed=0, epoch=0),
+        epoch_batches(resident, [indices], None, seed=0, epoch=0),
+        strict=True,
+    ):
+        assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert resident.labels is dataset.labels
+    assert dataset.nbytes == resident.pixels.nbytes
+
+
+def test_a_blob_holds_a_file_s_own_bytes_or_pixels_without_loss_that_take_less(root: Path) -> None:
+    save_image(root / "fits.jpg", 11, (SIZE, SIZE))
+    save_image(root / "large.png", 12, (90, 60))
+    paths = ("fits.jpg", "large.png")
+    open_images(root, paths, SIZE, name="train", pack="blob")
+    (file,) = (root / ".facever").glob("*.blob")
+    blob = Bundle(file)
+    assert blob.read(0) == (root / "fits.jpg").read_bytes()
+    assert blob.size(1) < (root / "large.png").stat().st_size
+    assert blob.read(1)[8:12] == b"WEBP"
+
+
+def test_auto_takes_a_blob_where_a_map_would_not_fit_into_memory_and_then_what_is_there(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("facever.data.pack.free_memory", lambda: 10 * SIZE * SIZE * 3 - 1)
+    assert open_images(root, PATHS, SIZE, name="train").tier == "blob"
+    monkeypatch.undo()
+    assert open_images(root, PATHS, SIZE, name="train").tier == "blob"
+    assert open_images(root, PATHS, SIZE, name="train", pack="memmap").tier == "memmap"
+    assert [Path(name).suffix for name in packs(root)] == [".json", ".u8"]
+
+
+@pytest.mark.parametrize("pack", ["memmap", "blob", "files"])
 def test_images_travel_to_workers_without_their_pixels(root: Path, pack: str) -> None:
     images = open_images(root, PATHS, SIZE, name="train", pack=pack)
     before = images.gather(np.arange(10))
@@ -141,7 +186,7 @@ def test_an_incomplete_pack_is_never_used(root: Path, damage: str) -> None:
 def test_damaged_images_stop_the_build_with_count_and_first_example(root: Path) -> None:
     (root / "4.png").write_bytes(b"")
     (root / "7.png").write_bytes((root / "7.png").read_bytes()[:-60])
-    for pack in ("auto", "on", "off"):
+    for pack in ("auto", "memmap", "blob", "files"):
         with pytest.raises(DataError, match=r"2 of 10 images .*\n  first: 4.png: .*empty file"):
             open_images(root, PATHS, SIZE, name="train", pack=pack)
     assert packs(root) == []
@@ -161,15 +206,15 @@ def test_absent_images_no_images_and_unknown_modes_are_refused(root: Path) -> No
         open_images(root, ("0.png", "x.png"), SIZE, name="train")
     with pytest.raises(DataError, match="no images to open as 'dev'"):
         open_images(root, (), SIZE, name="dev")
-    with pytest.raises(ConfigError, match=r"data.pack: 'yes'; expected auto, on or off"):
+    with pytest.raises(ConfigError, match=r"'yes'; expected auto, gpu, memmap, blob or files"):
         open_images(root, PATHS, SIZE, name="train", pack="yes")  # type: ignore[arg-type]
 
 
 def test_a_folder_that_cannot_be_written_sends_the_pack_to_the_cache(root: Path) -> None:
     """A file in the place of the folder stops even root, whom permissions do not."""
     (root / ".facever").write_text("")
-    images = open_images(root, PATHS, SIZE, name="train", pack="on")
-    assert images.tier == "pack"
+    images = open_images(root, PATHS, SIZE, name="train", pack="memmap")
+    assert images.tier == "memmap"
     cache = root.parent / "cache"
     assert len(list(cache.glob("facever/*/train-16-*.u8"))) == 1
 
@@ -181,7 +226,7 @@ def test_with_no_place_at_all_auto_falls_back_and_on_is_an_error(root: Path) -> 
     assert images.tier == "files"
     assert "no place for the pack of 7,680 bytes" in images.reason
     with pytest.raises(StorageError, match=r"7,680 bytes: .*\.facever: .*cache"):
-        open_images(root, PATHS, SIZE, name="train", pack="on")
+        open_images(root, PATHS, SIZE, name="train", pack="memmap")
 
 
 def test_space_is_checked_before_anything_is_written(
@@ -193,7 +238,7 @@ def test_space_is_checked_before_anything_is_written(
     assert images.tier == "files"
     assert "1,000 bytes free" in images.reason
     with pytest.raises(StorageError, match="bytes free"):
-        open_images(root, PATHS, SIZE, name="train", pack="on")
+        open_images(root, PATHS, SIZE, name="train", pack="memmap")
     assert packs(root) == []
 
 
@@ -205,7 +250,7 @@ def test_a_disk_that_fills_up_while_writing_leaves_nothing(
 
     monkeypatch.setattr("facever.data.pack.write_rows", full)
     with pytest.raises(StorageError, match="No space left on device"):
-        open_images(root, PATHS, SIZE, name="train", pack="on")
+        open_images(root, PATHS, SIZE, name="train", pack="memmap")
     assert packs(root) == []
 
 
@@ -265,7 +310,7 @@ def test_two_processes_build_one_pack_once(builder: list[str], large: Path) -> N
     both = [start([*builder, "1"]) for _ in range(2)]
     outputs = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
-    assert all("pack 600" in output for output in outputs)
+    assert all("memmap 600" in output for output in outputs)
     assert sum("decoded" in output for output in outputs) == 1
     assert len(packs(large)) == 2
 
@@ -293,7 +338,7 @@ def test_decoding_processes_give_the_same_pack(builder: list[str], large: Path) 
     script = Path(builder[1])
     script.write_text("import facever.data.decode as decode\ndecode._POOL_BYTES = 0\n" + BUILDER)
     output = start([*builder, "2"]).communicate(timeout=120)[0]
-    assert "pack 600" in output
+    assert "memmap 600" in output
     (data,) = (large / ".facever").glob("*.u8")
     pixels = np.fromfile(data, np.uint8).reshape(600, 112, 112, 3)
     for i in (0, 127, 128, 599):

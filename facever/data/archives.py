@@ -5,9 +5,12 @@ elsewhere, fill the disk or the memory, or is cut; nothing is written. The secon
 files and folders alone, each file with as many bytes as its header said. `tarfile`'s `data`
 filter would let links within the folder through, and looks at one member at a time, when the
 ones before are on the disk.
+
+Bundled, the images of each folder become one file: see `bundles`.
 """
 
 import gzip
+import itertools
 import os
 import re
 import shutil
@@ -22,6 +25,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import IO
 
+from facever import tracking
 from facever.data.archive_members import (
     CHUNK,
     Limits,
@@ -31,10 +35,14 @@ from facever.data.archive_members import (
     too_large,
     too_many,
 )
+from facever.data.bundles import NAME, BundleWriter
+from facever.data.images import is_image_name
 from facever.data.workers import Progress
 from facever.errors import DataError, FaceverError, StorageError
 from facever.storage import appearing, check_vacant
 
+# In a folder that was unpacked bundled: of which archive it was made.
+_ORIGIN = ".archive"
 _PART_BYTES, _NAME_BYTES, _DEPTH = 255, 1024, 32
 # C0 and C1, which terminals obey, and what stands for bytes that are not UTF-8.
 _UNREADABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -57,6 +65,7 @@ def unpack(
     archive: Path,
     folder: Path,
     *,
+    bundled: bool = False,
     limits: Limits | None = None,
     progress: Progress | None = None,
 ) -> int:
@@ -67,11 +76,12 @@ def unpack(
     Args:
         archive: the file; its first bytes say of which kind it is, its name does not matter.
         folder: one that does not exist or is empty.
+        bundled: put the images of each folder into one file, where they are found as before.
         limits: what it may ask for.
         progress: called with (files written, files in all).
 
     Returns:
-        how many files were written.
+        how many files were unpacked.
 
     Raises:
         DataError: there is no archive, it is damaged or cut, it has members that could do harm,
@@ -87,13 +97,45 @@ def unpack(
         _check_space(target, contents)
         try:
             with appearing(target) as hidden:
-                _write(hidden, source, contents, progress)
+                _write(hidden, source, contents, bundled, progress)
+                if bundled:
+                    (hidden / _ORIGIN).write_text(_origin(archive))
         except OSError as error:
             raise StorageError(
                 f"{target}: not unpacked: {error.strerror or error}\n"
                 "  nothing was left behind; free some space, or give another folder"
             ) from error
     return len(contents.files)
+
+
+def unpack_bundled(source: Path, output: Path | None) -> Path:
+    """Make a data folder of an archive, with the images of each of its folders in one file.
+
+    A folder is given back as it is, and so is a manifest; what was made of this archive before
+    stays as it is.
+
+    Raises:
+        DataError: see `unpack`.
+        StorageError: likewise.
+    """
+    if not source.is_file() or source.suffix == ".csv":
+        return source
+    folder = output or Path("data") / source.name.partition(".")[0]
+    if not _bundled_from(source, folder):
+        with tracking.progress(f"reading {source.name}", "files") as report:
+            unpack(source, folder, bundled=True, progress=report)
+    return folder
+
+
+def _bundled_from(archive: Path, folder: Path) -> bool:
+    """Tell whether a folder was made by unpacking this very archive, bundled."""
+    origin = folder / _ORIGIN
+    return origin.is_file() and origin.read_text() == _origin(archive)
+
+
+def _origin(archive: Path) -> str:
+    stat = archive.stat()
+    return f"{archive.name}, {stat.st_size} bytes, changed {stat.st_mtime_ns}\n"
 
 
 @dataclass
@@ -109,7 +151,7 @@ def _opened(archive: Path) -> Iterator[BufferedReader]:
     """Open an archive; what is wrong with it while it is open becomes a `DataError`."""
     # Opening a pipe would wait for ever.
     if not archive.is_file():
-        raise DataError(f"{archive}: no such archive")
+        raise DataError(f"{archive}: no such archive\n  expected a zip, tar or tar.gz")
     try:
         with archive.open("rb") as file:
             yield file
@@ -217,16 +259,36 @@ def _check_space(target: Path, contents: _Contents) -> None:
         )
 
 
-def _write(hidden: Path, source: Source, contents: _Contents, progress: Progress | None) -> None:
+def _write(
+    hidden: Path, source: Source, contents: _Contents, bundled: bool, progress: Progress | None
+) -> None:
     # Parents come before their children.
     for path in sorted(contents.folders):
         (hidden / path).mkdir()
-    for done, (path, member) in enumerate(contents.files.items(), 1):
-        # "x": names that fall together on this file system alone must not overwrite each other.
-        with source.open(member) as stream, (hidden / path).open("xb") as file:
-            _copy(stream, file, member)
+    done = itertools.count(1)
+
+    def copy(path: str, file: IO[bytes]) -> None:
+        with source.open(contents.files[path]) as stream:
+            _copy(stream, file, contents.files[path])
         if progress:
-            progress(done, len(contents.files))
+            progress(next(done), len(contents.files))
+
+    bundles: dict[str, list[str]] = {}
+    # "x": names that fall together on this file system alone must not overwrite each other.
+    for path in contents.files:
+        folder, _, name = path.rpartition("/")
+        if bundled and is_image_name(name):
+            bundles.setdefault(folder, []).append(name)
+            continue
+        with (hidden / path).open("xb") as file:
+            copy(path, file)
+    for folder, names in bundles.items():
+        with (hidden / folder / NAME).open("xb") as file:
+            bundle = BundleWriter(file)
+            for name in names:
+                copy(f"{folder}/{name}".removeprefix("/"), file)
+                bundle.add(name)
+            bundle.finish()
 
 
 def _copy(stream: IO[bytes], file: IO[bytes], member: Member) -> None:

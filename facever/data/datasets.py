@@ -1,7 +1,7 @@
 """Images and pairs as torch data sets, for loops of one's own."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         transform: takes (image_size, image_size, 3) uint8; None stands for `EvalTransform`.
         split: `train`, `dev` or `test`.
         image_size: side of the square that is cut out and resampled.
-        pack: whether to decode everything once beforehand: `auto`, `on` or `off`.
+        pack: where images are kept once looked at: `auto`, `memmap`, `blob` or `files`.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         *,
         split: str = "train",
         image_size: int = 112,
-        pack: PackMode = "off",
+        pack: PackMode = "files",
     ) -> None:
         manifest = manifest_or_dir
         if not isinstance(manifest, Manifest):
@@ -58,7 +58,22 @@ class ImageDataset(Dataset[tuple[Any, int]]):
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        return _fetch(self._images, self.transform, index), int(self.labels[index])
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
+        """Fetch several images at once, as torch's DataLoader does for a batch."""
+        images = map(self.transform, self.gather(np.asarray(indices)))
+        return list(zip(images, self.labels[indices].tolist(), strict=True))
+
+    @property
+    def tier(self) -> str:
+        """Where the images come from: `memmap`, `blob` or `files`."""
+        return self._images.tier
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all pixels."""
+        return 3 * self._images.size**2 * len(self)
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Fetch the images (B, S, S, 3) uint8 at these positions, before any transform."""
@@ -76,7 +91,7 @@ class ImagePairDataset(Dataset[tuple[Any, Any, int]]):
         image_dir: where the images of a pair file lie; a pair list knows its own.
         transform: takes (image_size, image_size, 3) uint8; None stands for `EvalTransform`.
         image_size: side of the square that is cut out and resampled.
-        pack: whether to decode everything once beforehand: `auto`, `on` or `off`.
+        pack: where images are kept once looked at: `auto`, `memmap`, `blob` or `files`.
     """
 
     def __init__(
@@ -85,7 +100,7 @@ class ImagePairDataset(Dataset[tuple[Any, Any, int]]):
         image_dir: str | os.PathLike[str] | None = None,
         transform: Transform | None = None,
         image_size: int = 112,
-        pack: PackMode = "off",
+        pack: PackMode = "files",
     ) -> None:
         if not isinstance(pairs, PairList):
             if image_dir is None:
@@ -93,6 +108,7 @@ class ImagePairDataset(Dataset[tuple[Any, Any, int]]):
             pairs = read_pairs(pairs, image_dir)
         self.images = pairs.images
         self.left, self.right, self.mated = pairs.left, pairs.right, pairs.mated
+        self.units = pairs.units
         self.transform = transform or EvalTransform(image_size)
         # Each pair file keeps a pack of its own: an older one of the same name is removed.
         name = pairs.source.stem[:_LONGEST_NAME] if pairs.source else "made_pairs"
@@ -102,9 +118,13 @@ class ImagePairDataset(Dataset[tuple[Any, Any, int]]):
         return len(self.left)
 
     def __getitem__(self, index: int) -> tuple[Any, Any, int]:
-        left = _fetch(self._images, self.transform, int(self.left[index]))
-        right = _fetch(self._images, self.transform, int(self.right[index]))
-        return left, right, int(self.mated[index])
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, Any, int]]:
+        """Fetch several pairs at once, as torch's DataLoader does for a batch."""
+        left = map(self.transform, self.gather(self.left[indices]))
+        right = map(self.transform, self.gather(self.right[indices]))
+        return list(zip(left, right, self.mated[indices].tolist(), strict=True))
 
     def gather(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """Fetch the images (B, S, S, 3) uint8 at these positions of `images`."""
@@ -123,14 +143,10 @@ def _split(manifest: Manifest, split: str) -> ImageList:
 
 def _open(root: Path, paths: tuple[str, ...], size: int, pack: PackMode, name: str) -> Images:
     # Without a pack nothing is decoded before it is asked for.
-    if pack == "off":
+    if pack == "files":
         return FileImages(root, paths, size)
     with progress(f"packing {name}") as report:
         images = open_images(root, paths, size, pack=pack, name=name, progress=report)
     if images.reason:
         note(f"data: {name} is read from files: {images.reason}")
     return images
-
-
-def _fetch(images: Images, transform: Transform, index: int) -> Any:
-    return transform(images.gather(np.array([index]))[0])

@@ -2,18 +2,22 @@
 
 import functools
 import hashlib
+import io
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from facever.data.images import read_rgb
+from facever.data.bundles import file_stat
+from facever.data.images import decode_bytes, read_bytes, read_rgb
 from facever.data.workers import Progress, run_all, usable_cores
 from facever.errors import DataError
 
+Result = TypeVar("Result")
 UInt8 = NDArray[np.uint8]
 
 _CHUNK = 128
@@ -92,6 +96,37 @@ def write_rows(root: Path, file: Path, size: int, rows: Rows) -> dict[int, str]:
     return damaged
 
 
+def encode_rows(root: Path, size: int, rows: Rows) -> tuple[dict[int, str], list[bytes]]:
+    """Give the bytes of images in a blob, and position -> reason of failures.
+
+    They are the file's own where the image has its size already, or where its fitted pixels
+    without loss would take more. Decoding and fitting give the same pixels either way.
+    """
+    from facever.transforms import fit
+
+    damaged, encoded = {}, []
+    for i, path in enumerate(rows.paths, rows.start):
+        try:
+            data = read_bytes(root / path)
+            image = decode_bytes(data, path)
+        except DataError as error:
+            damaged[i] = str(error).removeprefix(f"{root / path}: ").removeprefix(f"{path}: ")
+            data = b""
+        else:
+            if image.shape[:2] != (size, size):
+                data = min(data, _without_loss(fit(image, size)), key=len)
+        encoded.append(data)
+    return damaged, encoded
+
+
+def _without_loss(image: UInt8) -> bytes:
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "WEBP", lossless=True, quality=0, method=0)
+    return file.getvalue()
+
+
 def _without_path(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
@@ -103,19 +138,31 @@ def decode_all(
     workers: int | None,
     progress: Progress | None,
 ) -> dict[int, str]:
-    """Run `function(rows)` over the whole list, in processes where that is worth it."""
+    """Run `function(rows)` over the whole list and gather the damage that it finds."""
+    damaged: dict[int, str] = {}
+    for _, found in over_all(function, paths, root, workers, progress):
+        damaged.update(found)
+    return damaged
+
+
+def over_all(
+    function: Callable[[Rows], Result],
+    paths: Sequence[str],
+    root: Path,
+    workers: int | None,
+    progress: Progress | None,
+) -> Iterator[tuple[Rows, Result]]:
+    """Run `function(rows)` over the whole list in order, in processes where that is worth it."""
     stretches = [
         Rows(start, tuple(paths[start : start + _CHUNK])) for start in range(0, len(paths), _CHUNK)
     ]
     workers = usable_cores() if workers is None else workers
     if sum(size for size, _ in file_stats(root, paths)) < _POOL_BYTES:
         workers = 1
-    damaged: dict[int, str] = {}
-    for rows, found in zip(stretches, run_all(function, stretches, workers=workers), strict=True):
-        damaged.update(found)
+    for rows, result in zip(stretches, run_all(function, stretches, workers=workers), strict=True):
+        yield rows, result
         if progress:
             progress(rows.start + len(rows.paths), len(paths))
-    return damaged
 
 
 def refuse_damaged(root: Path, damaged: dict[int, str], paths: Sequence[str]) -> None:
@@ -140,8 +187,7 @@ def file_stats(root: Path, paths: Sequence[str]) -> list[tuple[int, int]]:
     found, absent = [], []
     for path in paths:
         try:
-            stat = os.stat(os.path.join(base, path))  # noqa: PTH116, PTH118 (half a million times)
-            found.append((stat.st_size, stat.st_mtime_ns))
+            found.append(file_stat(os.path.join(base, path)))  # noqa: PTH118 (half a million times)
         except OSError:
             absent.append(path)
     if absent:

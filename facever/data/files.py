@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from facever.data.bundles import bundled_names
 from facever.data.images import is_image_name
 from facever.errors import DataError
 
@@ -90,6 +91,7 @@ class Source:
             with os.scandir(path) as entries:
                 for entry in filter(leads_somewhere, entries):
                     self._sort_in(entry, listing, absolute)
+            listing.files.update(bundled_names(path))
         except PermissionError as error:
             raise DataError(f"{path}: not readable: {error.strerror}") from error
         except (OSError, ValueError):

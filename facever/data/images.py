@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from facever.data.bundles import open_file
 from facever.errors import DataError
 
 if TYPE_CHECKING:
@@ -44,8 +45,21 @@ def read_rgb(path: str | os.PathLike[str]) -> UInt8:
             `PIL.Image.MAX_IMAGE_PIXELS`; the message names the path and the reason.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_file(Path(path)) as stream:
             return decode_rgb(stream, os.fspath(path))
+    except OSError as error:
+        raise DataError(f"{path}: not readable: {error.strerror or error}") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read an image file as it is.
+
+    Raises:
+        DataError: it is absent or unreadable.
+    """
+    try:
+        with open_file(path) as stream:
+            return stream.read()
     except OSError as error:
         raise DataError(f"{path}: not readable: {error.strerror or error}") from error
 

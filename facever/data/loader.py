@@ -33,12 +33,15 @@ class Gather(Protocol):
         """Fetch the images (B, S, S, 3)."""
 
 
-class LabelledImages(Gather, Protocol):
+class LabelledImages(Protocol):
     """Images with the label of each."""
 
     @property
     def labels(self) -> Indices:
         """Label of each image, (N,)."""
+
+    def gather(self, indices: Indices) -> NDArray[np.uint8] | Tensor:
+        """Fetch the images (B, S, S, 3), as a tensor where they are resident on a device."""
 
 
 class Batch(NamedTuple):
@@ -84,11 +87,12 @@ class _PlannedBatches(Dataset[Batch | FaceverError]):
         indices = self.plan[position]
         pixels = self.images.gather(indices[share_of(len(indices), self.rank, self.processes)])
         if self.augment:
+            assert isinstance(pixels, np.ndarray), "resident images are augmented in the step"
             # The first of several processes draws what a single one would.
             apart = (self.rank,) if self.rank else ()
             pixels = self.augment(pixels, (self.seed, self.epoch, position, *apart))
         return Batch(
-            torch.from_numpy(pixels),
+            torch.as_tensor(pixels),
             torch.from_numpy(self.images.labels[indices]),
             torch.from_numpy(indices),
         )

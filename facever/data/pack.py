@@ -1,8 +1,9 @@
-"""Decode once: all images of a list in one uint8 memory map, shared by workers and ranks.
+"""Packs: all images of a list in one file, made once, shared by workers and ranks.
 
-A pack is `<name>-<size>-<fingerprint>.u8`, N x size x size x 3 bytes, and a `.json` beside it
-that is written last: a pack without it is incomplete and never used. It lies in `.facever/` in
-the data folder, or in the user's cache where that is read-only.
+A pack is either `<name>-<size>-<fingerprint>.u8`, N x size x size x 3 bytes that are mapped into
+memory, or a `.blob` of the images' own bytes, a tenth of that for photographs, which are decoded
+each time. A `.json` beside it is written last: a pack without it is incomplete and never used. It
+lies in `.facever/` in the data folder, or in the user's cache where that is read-only.
 """
 
 import errno
@@ -11,39 +12,38 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol
+from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from facever.data.bundles import BundleWriter
 from facever.data.decode import (
     decode_all,
+    encode_rows,
     file_stats,
     find_damaged,
     fingerprint,
+    over_all,
     refuse_damaged,
-    square_pixels,
     write_rows,
 )
-from facever.data.workers import Progress, refuse_unguarded
+from facever.data.tiers import BlobImages, FileImages, Images, MappedImages
+from facever.data.workers import Progress, free_memory, lock_file
 from facever.errors import ConfigError, DataError, StorageError
 
 __all__ = [
     "FileImages",
     "Images",
     "PackMode",
-    "PackedImages",
     "find_damaged",
     "fingerprint",
+    "lock_file",
     "open_images",
 ]
 
-UInt8 = NDArray[np.uint8]
-Int64 = NDArray[np.int64]
-PackMode = Literal["auto", "on", "off"]
+PackMode = Literal["auto", "gpu", "memmap", "blob", "files"]
+MODES = ("auto", "gpu", "memmap", "blob", "files")
 
 _FORMAT = 1
 # How pixels are made; a pack made in another way is another pack.
@@ -51,70 +51,11 @@ _RECIPE = "8-bit RGB, EXIF upright, centre square, antialiased bilinear"
 # What is left free on the disk: checkpoints need it.
 _SPARE_BYTES = 256 << 20
 
-
-class Images(Protocol):
-    """Images of one size, fetched by index, with the same pixels from every tier."""
-
-    size: int
-    tier: str
-    reason: str
-    """Why it is this tier, where a pack was wanted; else empty."""
-
-    def __len__(self) -> int:
-        """Count the images."""
-
-    def gather(self, indices: Int64) -> UInt8:
-        """Fetch the images (B, size, size, 3) at these positions (B,)."""
-
-
-class FileImages:
-    """Images decoded from their files each time."""
-
-    tier = "files"
-
-    def __init__(self, root: Path, paths: Sequence[str], size: int, reason: str = "") -> None:
-        self.root, self.paths, self.size, self.reason = root, paths, size, reason
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def gather(self, indices: Int64) -> UInt8:
-        """Decode the images (B, size, size, 3) at these positions (B,)."""
-        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
-        for slot, i in zip(images, indices, strict=True):
-            slot[:] = square_pixels(self.root / self.paths[i], self.size)
-        return images
-
-
-class PackedImages:
-    """Images copied out of a memory map, which a worker that gets it pickled maps anew."""
-
-    tier = "pack"
-    reason = ""
-
-    def __init__(self, file: Path, count: int, size: int) -> None:
-        self.file, self.size = file, size
-        self._count = count
-        self._pixels: UInt8 | None = self._map()
-
-    def __len__(self) -> int:
-        return self._count
-
-    def gather(self, indices: Int64) -> UInt8:
-        """Copy the images (B, size, size, 3) at these positions (B,)."""
-        if self._pixels is None:
-            self._pixels = self._map()
-        return np.take(self._pixels, indices, axis=0)
-
-    def _map(self) -> UInt8:
-        shape = (self._count, self.size, self.size, 3)
-        with self.file.open("rb") as stream:
-            # The map keeps its own descriptor and so the lock: see `_unused`.
-            lock_file(stream, exclusive=False)
-            return np.asarray(np.memmap(stream, np.uint8, mode="r", shape=shape))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_pixels": None}
+_SUFFIXES = {"memmap": ".u8", "blob": ".blob"}
+_OPENED: dict[str, Callable[[Path, int, int], Images]] = {
+    "memmap": MappedImages,
+    "blob": BlobImages,
+}
 
 
 def open_images(
@@ -127,31 +68,34 @@ def open_images(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Images:
-    """Open images (N) below `root` as squares of `size` pixels, each decoded once already.
+    """Open images (N) below `root` as squares of `size` pixels, looked at by decoding each once.
 
     Args:
         root: what `paths` are relative to.
         paths: the images.
         size: side in pixels.
-        pack: `on` builds a pack or fails, `auto` falls back to files, `off` uses files.
+        pack: `memmap` or `blob` builds that pack or fails; `files` builds none; `auto`, and `gpu`
+            before the pixels go there, takes a pack that is there, else builds a memory map where
+            the free memory could hold it, else a blob, and falls back to files.
         name: of the pack; an older pack of that name and size is removed if nobody uses it.
         workers: processes that decode; by default one per core.
         progress: hears of (done, total) while images are decoded.
 
     Raises:
         DataError: there are no images, or some are absent or damaged.
-        StorageError: `pack` is `on`, and no folder can be written or has the space.
+        StorageError: no folder can be written or has the space, where a pack was demanded.
     """
-    if pack not in ("auto", "on", "off"):
-        raise ConfigError(f"data.pack: {pack!r}; expected auto, on or off")
+    if pack not in MODES:
+        raise ConfigError(f"data.pack: {pack!r}; expected {', '.join(MODES[:-1])} or {MODES[-1]}")
     if not paths:
         raise DataError(f"{root}: no images to open as {name!r}")
     reason = ""
-    if pack != "off":
+    if pack != "files":
+        chosen = [pack] if pack in _SUFFIXES else []
         try:
-            return _open_pack(root, paths, size, name, workers, progress)
+            return _open_pack(root, paths, size, name, chosen, workers, progress)
         except StorageError as error:
-            if pack == "on":
+            if chosen:
                 raise
             reason = str(error).splitlines()[0]
     refuse_damaged(
@@ -165,10 +109,13 @@ class _Pack:
     """Where a pack lies, and what it must hold."""
 
     folder: Path
+    tier: str
     name: str
     size: int
     digest: str
     count: int
+    bytes: int
+    """the most that it takes"""
 
     @property
     def prefix(self) -> str:
@@ -176,23 +123,24 @@ class _Pack:
 
     @property
     def data(self) -> Path:
-        return self.folder / f"{self.prefix}{self.digest[:16]}.u8"
+        return self.folder / f"{self.prefix}{self.digest[:16]}{_SUFFIXES[self.tier]}"
 
     @property
     def facts(self) -> Path:
         return self.data.with_suffix(".json")
 
-    @property
-    def bytes(self) -> int:
-        return self.count * self.size * self.size * 3
-
     def complete(self) -> bool:
         """Whether the pack is there, whole, and of these very files."""
         try:
             facts = json.loads(self.facts.read_text())
-            return facts["fingerprint"] == self.digest and self.data.stat().st_size == self.bytes
+            whole: bool = facts["bytes"] == self.data.stat().st_size
+            return whole and facts["fingerprint"] == self.digest
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def open(self) -> Images:
+        """Open a complete pack."""
+        return _OPENED[self.tier](self.data, self.count, self.size)
 
     def relatives(self, *suffixes: str) -> list[Path]:
         """List files of packs of the same name and size."""
@@ -208,35 +156,59 @@ def _open_pack(
     paths: Sequence[str],
     size: int,
     name: str,
+    chosen: Sequence[str],
     workers: int | None,
     progress: Progress | None,
-) -> PackedImages:
-    digest = _pack_digest(root, paths, size)
+) -> Images:
+    """Open the pack of a tier that is `chosen`, or of whichever suits."""
+    packs = list(_candidates(root, paths, size, name))
+    wanted = [pack for tier in chosen or _by_memory(packs) for pack in packs if pack.tier == tier]
+    for pack in wanted:
+        if pack.complete():
+            return pack.open()
     obstacles = []
-    for folder in homes(root):
-        pack = _Pack(folder, name, size, digest, len(paths))
+    for pack in wanted:
         try:
-            if not pack.complete():
-                folder.mkdir(parents=True, exist_ok=True)
-                with (folder / f"{name}-{size}.lock").open("ab") as lock:
-                    lock_file(lock, exclusive=True)
-                    # Another process may have built it while this one waited.
-                    if not pack.complete():
-                        _build(pack, root, paths, workers, progress)
-            return PackedImages(pack.data, len(paths), size)
+            pack.folder.mkdir(parents=True, exist_ok=True)
+            with (pack.folder / f"{name}-{size}.lock").open("ab") as lock:
+                lock_file(lock, exclusive=True)
+                # Another process may have built it while this one waited.
+                if not pack.complete():
+                    _build(pack, root, paths, workers, progress)
+            return pack.open()
         except OSError as error:
-            obstacles.append(f"{folder}: {error.strerror or error}")
+            obstacles.append(f"{pack.folder}: {error.strerror or error}")
     raise StorageError(
-        f"no place for the pack of {pack.bytes:,} bytes: {'; '.join(obstacles)}\n"
-        "  expected a folder with that much space; free some, set XDG_CACHE_HOME, or data.pack=off"
+        f"no place for the pack of {wanted[0].bytes:,} bytes: {'; '.join(obstacles)}\n"
+        "  expected a folder with that much space; free some, set XDG_CACHE_HOME, or "
+        "data.pack=files"
     )
 
 
-def _pack_digest(root: Path, paths: Sequence[str], size: int) -> str:
+def _candidates(root: Path, paths: Sequence[str], size: int, name: str) -> Iterator[_Pack]:
+    """Give a pack of either tier in each folder where it may lie."""
+    stats, pixels = file_stats(root, paths), size * size * 3
     digest = hashlib.sha256(f"{_FORMAT}\n{_RECIPE}\n{size}\n".encode())
-    for path, (length, changed) in zip(paths, file_stats(root, paths), strict=True):
+    for path, (length, changed) in zip(paths, stats, strict=True):
         digest.update(os.fsencode(path) + b"\0%d %d\n" % (length, changed))
-    return digest.hexdigest()
+    most = {
+        "memmap": pixels * len(paths),
+        # No image takes more than its file, nor, but for some bytes, more than its pixels.
+        "blob": sum(min(length, pixels) for length, _ in stats),
+    }
+    for tier in _SUFFIXES:
+        own = digest.copy()
+        if tier != "memmap":
+            own.update(tier.encode())
+        for folder in homes(root):
+            yield _Pack(folder, tier, name, size, own.hexdigest(), len(paths), most[tier])
+
+
+def _by_memory(packs: Sequence[_Pack]) -> tuple[str, ...]:
+    """Order the tiers: a map that the free memory cannot hold would be read from the disk."""
+    free = free_memory()
+    mapped = next(pack.bytes for pack in packs if pack.tier == "memmap")
+    return ("memmap", "blob") if free is None or mapped <= free else ("blob", "memmap")
 
 
 def homes(root: Path) -> tuple[Path, ...]:
@@ -249,16 +221,6 @@ def homes(root: Path) -> tuple[Path, ...]:
     cached = cache / "facever" / place
     protected = root.is_dir() and not root.stat().st_mode & 0o222
     return (cached,) if protected else (root / ".facever", cached)
-
-
-def lock_file(stream: IO[bytes], *, exclusive: bool, wait: bool = True) -> None:
-    """Lock an open file until it is closed, which the system does for a process that dies."""
-    import fcntl
-
-    if exclusive and wait:
-        refuse_unguarded()
-    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
 
 
 def _unused(file: Path) -> bool:
@@ -286,27 +248,64 @@ def _build(
         raise OSError(errno.ENOSPC, f"{free:,} bytes free, {pack.bytes + _SPARE_BYTES:,} needed")
     draft = pack.data.with_suffix(f".{os.getpid()}.tmp")
     try:
-        with draft.open("wb") as stream:
-            stream.truncate(pack.bytes)
-        write = functools.partial(write_rows, root, draft, pack.size)
-        refuse_damaged(root, decode_all(write, paths, root, workers, progress), paths)
+        write = _write_pixels if pack.tier == "memmap" else _write_blob
+        refuse_damaged(root, write(draft, pack, root, paths, workers, progress), paths)
+        facts = _facts(pack, paths, draft.stat().st_size)
         _publish(draft, pack.data)
-        draft.write_text(json.dumps(_facts(pack, paths), indent=1) + "\n")
+        draft.write_text(json.dumps(facts, indent=1) + "\n")
         _publish(draft, pack.facts)
     finally:
         draft.unlink(missing_ok=True)
-    for old in pack.relatives(".u8"):
+    for old in pack.relatives(*_SUFFIXES.values()):
         if old != pack.data and _unused(old):
             old.with_suffix(".json").unlink(missing_ok=True)
             old.unlink()
 
 
-def _facts(pack: _Pack, paths: Sequence[str]) -> dict[str, Any]:
+def _write_pixels(
+    draft: Path,
+    pack: _Pack,
+    root: Path,
+    paths: Sequence[str],
+    workers: int | None,
+    progress: Progress | None,
+) -> dict[int, str]:
+    """Write the pixels of all images, each process its own; give the damage found."""
+    with draft.open("wb") as stream:
+        stream.truncate(pack.bytes)
+    write = functools.partial(write_rows, root, draft, pack.size)
+    return decode_all(write, paths, root, workers, progress)
+
+
+def _write_blob(
+    draft: Path,
+    pack: _Pack,
+    root: Path,
+    paths: Sequence[str],
+    workers: int | None,
+    progress: Progress | None,
+) -> dict[int, str]:
+    """Write the bytes of all images one after the other; give the damage found."""
+    damaged: dict[int, str] = {}
+    encode = functools.partial(encode_rows, root, pack.size)
+    with draft.open("wb") as stream:
+        blob = BundleWriter(stream)
+        for rows, (found, images) in over_all(encode, paths, root, workers, progress):
+            damaged.update(found)
+            for path, data in zip(rows.paths, images, strict=True):
+                stream.write(data)
+                blob.add(path)
+        blob.finish()
+    return damaged
+
+
+def _facts(pack: _Pack, paths: Sequence[str], size: int) -> dict[str, Any]:
     return {
         "format": _FORMAT,
         "recipe": _RECIPE,
         "fingerprint": pack.digest,
         "shape": [pack.count, pack.size, pack.size, 3],
+        "bytes": size,
         "paths_sha256": hashlib.sha256(b"\0".join(map(os.fsencode, paths))).hexdigest(),
     }
 

@@ -1,13 +1,15 @@
-"""Work on pictures in several processes, because threads do not make it faster."""
+"""What this machine has, and work on pictures in several of its processes; threads do not help."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection, current_process, get_context, parent_process
-from typing import TypeVar
+from pathlib import Path
+from typing import IO, TypeVar
 
 from facever.errors import FaceverError
 
@@ -37,11 +39,31 @@ def refuse_unguarded() -> None:
         )
 
 
+def lock_file(stream: IO[bytes], *, exclusive: bool, wait: bool = True) -> None:
+    """Lock an open file until it is closed, which the system does for a process that dies."""
+    import fcntl
+
+    if exclusive and wait:
+        refuse_unguarded()
+    kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
+    fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+
+
 def usable_cores() -> int:
     """Cores this process may run on, which a container can limit."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def free_memory() -> int | None:
+    """Bytes of main memory that can be had; None where the system does not tell."""
+    table = Path("/proc/meminfo")
+    if not table.exists():
+        return None
+    # Not MemFree: what caches files is given back when it is asked for.
+    found = re.search(r"^MemAvailable:\s+(\d+) kB", table.read_text(), re.MULTILINE)
+    return 1024 * int(found[1]) if found else None
 
 
 def run_all(
