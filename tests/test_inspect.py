@@ -4,9 +4,11 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_helpers import make_folders, make_hw2p2, make_labelled, people, save_image
 
+from facever.data.images import read_rgb
 from facever.data.inspect import inspect
 from facever.errors import CheckFailed, DataError
 
@@ -23,10 +25,13 @@ def test_a_sound_folder_has_facts_and_no_problems(root: Path) -> None:
     assert facts["layout"] == "hw2p2"
     assert facts["images"] == {"train": 20, "dev": 5}
     assert facts["identities"] == 5
-    assert facts["images_per_identity"] == {"min": 4, "median": 4.0, "max": 4}
+    assert facts["layout_reason"] == "found by cls_data/train/"
+    assert facts["identities_by_split"] == {"train": 5, "dev": 5}
+    each = {"min": 4, "median": 4.0, "max": 4, "histogram": {"4": 5}}
+    assert facts["images_per_identity"] == each
     assert facts["sizes"] == {"8x8": 29}
     assert facts["unreadable"] == {}
-    assert facts["duplicates"] == []
+    assert facts["duplicates"] == facts["near_duplicates"] == facts["blank"] == []
     val = facts["pairs"]["val"]
     assert (val["pairs"], val["mated"], val["non_mated"], val["images"]) == (3, 1, 2, 4)
     assert facts["pairs"]["test"]["unlabelled"] == 2
@@ -144,3 +149,50 @@ def test_progress_is_told(root: Path) -> None:
     calls: list[tuple[int, int]] = []
     inspect(root, progress=lambda done, total: calls.append((done, total)))
     assert calls == [(29, 29)]
+
+
+def test_mean_and_deviation_are_those_of_all_training_pixels(tmp_path: Path) -> None:
+    sizes = [(8, 8), (5, 3), (20, 1), (7, 9)]
+    for i, size in enumerate(sizes):
+        for k in range(2):
+            save_image(tmp_path / "train" / f"id{i}" / f"{k}.png", 10 * i + k, size)
+    make_folders(tmp_path / "dev", people(4, 2), seed=50)
+    files = sorted((tmp_path / "train").rglob("*.png"))
+    pixels = np.concatenate([read_rgb(file).reshape(-1, 3) for file in files]) / 255
+    found = inspect(tmp_path).facts["pixels"]
+    assert found["mean"] == pytest.approx(pixels.mean(axis=0), abs=1e-6)
+    assert found["std"] == pytest.approx(pixels.std(axis=0), abs=1e-6)
+
+
+def test_many_different_counts_are_told_in_ranges(tmp_path: Path) -> None:
+    who = {f"id{i:02d}": [f"{i}_{k}.png" for k in range(i + 1)] for i in range(12)}
+    make_folders(tmp_path / "train", who)
+    make_folders(tmp_path / "dev", people(2, 2), seed=500)
+    each = inspect(tmp_path).facts["images_per_identity"]
+    assert each["histogram"] == {"1": 1, "2-3": 2, "4-7": 4, "8-15": 5}
+
+
+def test_the_page_says_in_lines_what_the_facts_are(
+    root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    out = tmp_path_factory.mktemp("out")
+    save_image(root / "ver_data" / "unused.png", 300)
+    (root / "cls_data" / "train" / "images" / "0_0_0.png").write_bytes(b"")
+    report = inspect(root, sheet=out / "sheet.png", fix=out / "fix.csv")
+    text = report.to_text()
+    for line in (
+        "layout           hw2p2: found by cls_data/train/",
+        "train            20 images of 5 identities",
+        "of each          4 to 4, median 4",
+        f"                 4  {'#' * 40} 5",
+        "val pairs        3 of 4 images, 1 mated (33.3%), ",
+        "test pairs       2 of 3 images, no labels, ",
+        "sizes            8x8 28",
+        "unreadable       1: cls_data/train/images/0_0_0.png (",
+        "in no pair       1: ver_data/unused.png",
+        "duplicates       none",
+        f"contact sheet    {out}/sheet.png",
+        f"cleaned          {out}/fix.csv: 19 train, 5 dev; 1 left out",
+        "problem: 1 of 29 images are unreadable",
+    ):
+        assert f"\n{line}" in text

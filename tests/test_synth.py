@@ -11,6 +11,7 @@ from PIL import Image
 
 from facever.data.manifest import read_manifest
 from facever.data.synth import LAYOUTS, MEASURED, render, synthesise
+from facever.data.synth.layouts import find_layout
 from facever.data.synth.plan import Counts
 from facever.errors import ConfigError, DataError, FaceverError, StorageError
 
@@ -324,29 +325,126 @@ def test_csv_manifest_names_every_split(tmp_path):
     assert all((root / row["left"]).is_file() for row in table(root / "test_pairs.csv"))
 
 
-@pytest.mark.parametrize("name", ["F25", "s26", "F26"])
-def test_later_terms_are_laid_out_as_s25(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "same"), [("F25", "S25"), ("s26", "S25"), ("S21", "F20"), ("s24", "F22")]
+)
+def test_terms_of_one_layout_are_drawn_alike(tmp_path, name, same):
     small(tmp_path / "named", layout=name)
-    small(tmp_path / "s25", layout="S25")
-    assert hashes(tmp_path / "named") == hashes(tmp_path / "s25")
+    small(tmp_path / "same", layout=same)
+    assert hashes(tmp_path / "named") == hashes(tmp_path / "same")
 
 
-@pytest.mark.parametrize("layout", ["S25", "S25-mirror", "F24", "F20", "S22", "csv"])
+def test_f26_hides_the_labels_of_its_test_images_and_has_a_sample(tmp_path):
+    root = tmp_path / "out"
+    counts = small(root, layout="F26")
+    assert not (root / "cls_data/test/labels.txt").exists()
+    rows = (root / "sample_submission.csv").read_text().splitlines()
+    assert rows[:2] == ["ID,Class,Score", "0,0,0"]
+    assert len(rows) == 1 + counts.test + counts.test_pairs
+
+
+def test_f24_verifies_faces_that_are_not_aligned(tmp_path):
+    root = tmp_path / "out"
+    small(root, layout="F24")
+    sizes = []
+    for path in (root / "ver_data").iterdir():
+        with Image.open(path) as image:
+            sizes.append(image.size)
+    assert all(width != height and min(width, height) > 32 for width, height in sizes)
+    assert len(set(sizes)) > len(sizes) / 2
+    with Image.open(next((root / "cls_data/train/n000000").iterdir())) as image:
+        assert image.size == (32, 32)
+
+
+def test_f22_asks_who_somebody_is_or_nobody(tmp_path):
+    root = tmp_path / "out"
+    counts = small(root, layout="F22", test_pairs=12)
+    assert {path.name for path in root.iterdir() if path.is_dir()} == {
+        "train", "dev", "test", "known", "unknown_dev", "unknown_test",
+    }  # fmt: skip
+    truth, known = identity_of(root), {path.name for path in (root / "known").iterdir()}
+    assert (len(known), counts.val_probes, counts.test_probes) == (4, 10, 12)
+    assert not known & {path.name for path in (root / "train").iterdir()}
+    rows = table(root / "verification_dev.csv")
+    assert [*rows[0]] == ["id", "label"]
+    files = sorted(path.name for path in (root / "unknown_dev").iterdir())
+    assert [row["label"] for row in rows] == [truth[f"unknown_dev/{name}"] for name in files]
+    strangers = [row["label"] for row in rows if row["label"] not in known]
+    assert strangers == ["n000000"] * 2
+    answers = table(root / "test_truth.csv")
+    assert [row["id"] for row in answers] == [str(i) for i in range(12)]
+
+
+def test_rfiw_pairs_images_of_families(tmp_path):
+    root = tmp_path / "out"
+    small(root, layout="RFIW")
+    relations = table(root / "train_relationships.csv")
+    assert [*relations[0]] == ["p1", "p2"]
+    for row in relations:
+        assert row["p1"].split("/")[0] == row["p2"].split("/")[0]
+        assert (root / "train" / row["p1"]).is_dir()
+        assert (root / "train" / row["p2"]).is_dir()
+    sample = table(root / "sample_submission.csv")
+    assert [*sample[0]] == ["img_pair", "is_related"]
+    assert all((root / "test" / n).is_file() for r in sample for n in r["img_pair"].split("-"))
+
+
+@pytest.mark.parametrize(
+    ("layout", "size"), [("S25", 112), ("F20", 64), ("F22", 224), ("S22", 112), ("RFIW", 224)]
+)
+def test_pictures_have_the_competition_s_size_unless_another_is_asked_for(layout, size):
+    assert find_layout(layout).size == size
+
+
+@pytest.mark.parametrize("layout", sorted({*ALL_LAYOUTS} - {"LFW", "tree", "folders"}))
 def test_facever_reads_back_what_was_written(tmp_path, layout):
     counts = small(tmp_path / "out", layout=layout)
-    manifest = read_manifest(tmp_path / "out")
+    root = tmp_path / "out"
+    manifest, truth = read_manifest(root), identity_of(root)
     assert len(manifest.identities) == counts.identities
-    assert len(manifest.train) == counts.train
-    assert len(manifest.dev) == counts.dev
-    assert len(manifest.test or ()) == counts.test
-    assert len(manifest.val_pairs) == counts.val_pairs
-    assert len(manifest.test_pairs) == counts.test_pairs
-    truth = identity_of(tmp_path / "out")
-    paths = manifest.val_pairs.images
-    for left, right, mated in zip(
-        manifest.val_pairs.left, manifest.val_pairs.right, manifest.val_pairs.mated, strict=True
-    ):
-        assert (truth[paths[left]] == truth[paths[right]]) == bool(mated)
+    shown = [(manifest.train, counts.train), (manifest.dev, counts.dev)]
+    for images, count in [*shown, (manifest.test, counts.test)]:
+        assert len(images or ()) == count or layout == "RFIW"
+        for path, label in zip(images.paths, images.labels, strict=True) if images else ():
+            assert label == -1 or truth[path] == manifest.identities[label]
+    if layout not in ("S19", "F22", "RFIW"):
+        assert len(manifest.val_pairs) == counts.val_pairs
+    if manifest.val_pairs is not None:
+        paths = manifest.val_pairs.images
+        for left, right, mated in zip(
+            manifest.val_pairs.left, manifest.val_pairs.right, manifest.val_pairs.mated, strict=True
+        ):
+            assert (truth[paths[left]] == truth[paths[right]]) == bool(mated)
+    assert len(manifest.test_pairs or ()) == counts.test_pairs
+    if manifest.test_pairs is not None:
+        assert set(manifest.test_pairs.mated.tolist()) == {-1}
+        hidden = [(row["left"], row["right"]) for row in table(root / "test_truth.csv")]
+        assert [*manifest.test_pairs.rows] == hidden
+
+
+def test_known_people_and_probes_are_read_back_as_planned(tmp_path):
+    counts = small(tmp_path / "out", layout="F22")
+    open_set, truth = read_manifest(tmp_path / "out").open_set, identity_of(tmp_path / "out")
+    for images in (open_set.known, open_set.dev):
+        for path, label in zip(images.paths, images.labels.tolist(), strict=True):
+            assert truth[path] == ("n000000" if label < 0 else open_set.identities[label])
+    assert len(open_set.dev) == counts.val_probes
+    assert len(open_set.test) == counts.test_probes
+    assert list(open_set.test.paths) == sorted(open_set.test.paths)
+
+
+def test_families_to_validate_by_are_not_trained_on(tmp_path):
+    small(tmp_path / "out", layout="RFIW", images=6)
+    manifest = read_manifest(tmp_path / "out")
+    assert manifest.layout == "rfiw"
+    assert manifest.identities == ("F0001", "F0002", "F0003", "F0004")
+    pairs = manifest.val_pairs
+    assert {path.split("/")[1][:3] for path in pairs.images} == {"F09"}
+    assert pairs.mated.mean() == 0.5
+    for left, right, mated in zip(pairs.left, pairs.right, pairs.mated, strict=True):
+        one, other = pairs.images[left].split("/"), pairs.images[right].split("/")
+        assert (one[1] == other[1]) == mated
+        assert one[1:3] != other[1:3]
 
 
 # --- refusals ------------------------------------------------------------------------------

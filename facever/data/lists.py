@@ -5,9 +5,9 @@ N images or pairs, M distinct images of a pair list. Paths are posix strings rel
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -52,6 +52,7 @@ class PairList:
         rows: both names as written in the file.
         source: the file, or None for pairs that were made here.
         sha256: of the file, or of the rows.
+        columns: further columns of the file by name, as text; length N each.
     """
 
     root: Path
@@ -63,6 +64,7 @@ class PairList:
     rows: tuple[tuple[str, str], ...]
     source: Path | None
     sha256: str
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -75,6 +77,7 @@ class PairList:
         rows: Sequence[tuple[str, str]] | None = None,
         source: Path | None = None,
         sha256: str | None = None,
+        columns: Mapping[str, Sequence[str]] | None = None,
     ) -> "PairList":
         """Index pairs of paths, so that each distinct image is known once."""
         index: dict[str, int] = {}
@@ -95,6 +98,7 @@ class PairList:
             rows=written,
             source=source,
             sha256=digest,
+            columns={name: tuple(fields) for name, fields in (columns or {}).items()},
         )
 
     def __len__(self) -> int:
@@ -104,6 +108,18 @@ class PairList:
     def labelled(self) -> bool:
         """Whether every pair says if it is mated."""
         return len(self) > 0 and bool((self.mated >= 0).all())
+
+    @property
+    def people(self) -> tuple[Sequence[str], Sequence[str]] | None:
+        """Who is on the left and on the right of each pair; None where that is not known."""
+        left = [self.images[i] for i in self.left]
+        right = [self.images[i] for i in self.right]
+        return pair_people(left, right, self.mated == 1, self.columns) if self.labelled else None
+
+    @property
+    def units(self) -> tuple[ArrayLike, ArrayLike]:
+        """What a bootstrap draws, of each side: people where they are known, else images."""
+        return self.people or (self.left, self.right)
 
     def repeated(self) -> tuple[int, int]:
         """Count the pairs seen before in either order, and those that then said otherwise."""
@@ -129,7 +145,54 @@ class PairList:
             rows=[self.rows[i] for i in keep],
             source=self.source,
             sha256=self.sha256,
+            columns={name: [fields[i] for i in keep] for name, fields in self.columns.items()},
         )
+
+
+IDENTITY_COLUMNS = ("left_identity", "right_identity")
+
+
+def pair_people(
+    left: Sequence[str],
+    right: Sequence[str],
+    mated: ArrayLike,
+    columns: Mapping[str, tuple[str, ...]],
+) -> tuple[Sequence[str], Sequence[str]] | None:
+    """Tell who is on the left and on the right of each pair; None where that is not known.
+
+    Known from the columns `left_identity` and `right_identity`, or from the folders of the images:
+    they are people's where the images of each mated pair share one, those of no other pair do.
+
+    Args:
+        left: paths of the left images, `right` of the right ones; length N.
+        mated: True where both images show the same person; shape (N,).
+        columns: further columns of the pair file; length N each.
+    """
+    given = [columns[name] for name in IDENTITY_COLUMNS if name in columns]
+    sides = given if len(given) == 2 else [_folders(left), _folders(right)]
+    same = [a == b for a, b in zip(*sides, strict=True)]
+    return (sides[0], sides[1]) if same == np.asarray(mated).tolist() and any(same) else None
+
+
+def _folders(paths: Sequence[str]) -> list[str]:
+    return [str(PurePosixPath(path).parent) for path in paths]
+
+
+@dataclass(frozen=True, eq=False)
+class OpenSet:
+    """People who are known, and images that show one of them or nobody.
+
+    Attributes:
+        identities: of the known people, sorted as strings; labels index into them.
+        known: images of them.
+        dev: images that show one of them, or with label -1 nobody; None without their labels.
+        test: images to tell, by file name, which is the order that ids count; labels are -1.
+    """
+
+    identities: tuple[str, ...]
+    known: ImageList
+    dev: ImageList | None
+    test: ImageList | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +209,8 @@ class Manifest:
         val_pairs: labelled pairs, by which models are chosen.
         test_pairs: pairs to submit.
         notes: facts worth a line for the user.
+        open_set: known people and images of one of them or nobody, where the data has them.
+        sample: the sample submission.
     """
 
     root: Path
@@ -157,3 +222,5 @@ class Manifest:
     val_pairs: PairList | None
     test_pairs: PairList | None
     notes: tuple[str, ...]
+    open_set: OpenSet | None = None
+    sample: Path | None = None

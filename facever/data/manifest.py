@@ -61,7 +61,10 @@ def read_manifest(
 def _assemble(source: Source, found: Found, limit: int | None, seed: int) -> Manifest:
     train = found.splits.get("train", [])
     if not train and not found.val_pairs and not found.test_pairs:
-        raise DataError(f"{source.root}: {found.layout} layout, but no training images in it")
+        raise DataError(
+            f"{source.root}: {found.layout} layout, but no training images in it\n"
+            "  `facever data inspect` tells what there is; data.layout=NAME takes it for another"
+        )
     if any(not identity for identity, _ in train):
         raise DataError(
             f"{source.root}: the training images have no labels\n"
@@ -73,7 +76,8 @@ def _assemble(source: Source, found: Found, limit: int | None, seed: int) -> Man
         source.notes.append("test/ serves as dev: there is no dev/ or val/")
 
     held_out: Labelled = []
-    if found.val_pairs is None and not dev:
+    answered = found.open_set is not None and found.open_set.dev is not None
+    if found.val_pairs is None and not dev and not answered:
         chosen = choose_identities(Counter(identity for identity, _ in train), seed)
         held_out = [row for row in train if row[0] in chosen]
         train = [row for row in train if row[0] not in chosen]
@@ -90,6 +94,8 @@ def _assemble(source: Source, found: Found, limit: int | None, seed: int) -> Man
         val_pairs=found.val_pairs,
         test_pairs=found.test_pairs,
         notes=(),
+        open_set=found.open_set,
+        sample=found.sample,
     )
     return _with_pairs(source, manifest, held_out, seed)
 
@@ -137,7 +143,12 @@ def _with_pairs(source: Source, manifest: Manifest, held_out: Labelled, seed: in
 def _made_pairs(
     source: Source, manifest: Manifest, held_out: Labelled, seed: int
 ) -> tuple[PairList | None, str]:
-    if held_out:
+    if manifest.open_set is not None and manifest.open_set.dev is not None:
+        known, dev = manifest.open_set.known, manifest.open_set.dev
+        labels = np.concatenate((known.labels, dev.labels))
+        images = ImageList(source.root, known.paths + dev.paths, labels)
+        origin = "known people and the labelled images of them"
+    elif held_out:
         people = {identity: i for i, identity in enumerate(sorted({i for i, _ in held_out}))}
         images = _image_list(source, held_out, people)
         origin = f"{len(people):,} identities held out of training"

@@ -6,13 +6,20 @@ Two names and perhaps a label: `left right [0|1]`, with or without header, and L
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from facever.data.files import Finder, Problem, Source
 from facever.data.images import SUFFIXES
 from facever.data.lists import PairList
-from facever.data.tables import Table, fold_column, is_whole, mated_column, read_table
+from facever.data.tables import (
+    Table,
+    fold_column,
+    is_whole,
+    mated_column,
+    read_table,
+    visible,
+)
 from facever.errors import DataError
 
 COLUMNS = {
@@ -21,6 +28,7 @@ COLUMNS = {
     "mated": ("mated", "gt", "label", "same", "is_same", "issame", "is_related", "match"),
     "fold": ("fold",),
 }
+_DASHED = {"pair": ("img_pair",)}
 _WORDS = frozenset(word for words in COLUMNS.values() for word in words)
 _EXPECTED = "left, right and perhaps a label (0 or 1); quote names that hold blanks"
 
@@ -55,7 +63,7 @@ def load_pairs(file: Path, finder: Finder, name: str | None = None) -> PairList:
     Pairs whose images are absent are reported to the source, and left out where it goes on.
     """
     table = read_table(file, name)
-    rows = _lfw_rows(table, finder) if _is_lfw(table) else _plain_rows(table)
+    rows = _lfw_rows(table, finder) if _is_lfw(table) else _plain_rows(table, finder)
     for row in rows:
         for side in (row.left, row.right):
             problem = finder.problem(side)
@@ -73,6 +81,7 @@ def load_pairs(file: Path, finder: Finder, name: str | None = None) -> PairList:
         rows=[(row.left, row.right) for row in found],
         source=file,
         sha256=table.sha256,
+        columns=_further_columns(table, found),
     )
 
 
@@ -94,16 +103,17 @@ def _locate(
         finder.source.report(
             Problem(
                 f"{name}: {len(absent)} of {len(rows)} pairs name images that are not in "
-                f"{finder.shown}\n  first: {first} (line {line})\n  expected paths relative to "
-                f"{finder.shown}; `facever data inspect` lists them all",
+                f"{finder.shown}\n  first: {visible(first)} (line {line})\n"
+                f"  expected paths relative to {finder.shown}; "
+                "`facever data inspect` lists them all",
                 tuple(image for image, _ in absent),
             )
         )
     return found, paths
 
 
-def _plain_rows(table: Table) -> list[_Row]:
-    table = table.split_header(_WORDS)
+def _plain_rows(table: Table, finder: Finder) -> list[_Row]:
+    table = _undashed(table.split_header(_WORDS | {"img_pair"}), finder)
     if not table.rows:
         raise DataError(f"{table.name}: a header and no pairs\n  expected {_EXPECTED}")
     table.check_width(_EXPECTED)
@@ -115,6 +125,40 @@ def _plain_rows(table: Table) -> list[_Row]:
         _Row(row[left], row[right], mated[i], folds[i], table.lines[i])
         for i, row in enumerate(table.rows)
     ]
+
+
+def _further_columns(table: Table, rows: Sequence[_Row]) -> dict[str, list[str]]:
+    """Give the columns that only the header explains, such as an age gap, for these rows."""
+    table = table.split_header(_WORDS)
+    named = table.columns(COLUMNS)
+    if not {"left", "right"} <= named.keys():
+        return {}
+    place = {line: i for i, line in enumerate(table.lines)}
+    others = table.other_columns(named.values())
+    return {name: [fields[place[row.line]] for row in rows] for name, fields in others.items()}
+
+
+def _undashed(table: Table, finder: Finder) -> Table:
+    """Take `a-b` in a column `img_pair` apart, where there is one."""
+    column = table.columns(_DASHED).get("pair")
+    if column is None or table.header is None:
+        return table
+    table.check_width("as many as the header names")
+
+    def apart(fields: Sequence[str], left: str, right: str) -> list[str]:
+        return [left, right, *fields[:column], *fields[column + 1 :]]
+
+    rows = [apart(row, *_halves(table, i, row[column], finder)) for i, row in enumerate(table.rows)]
+    return replace(table, rows=rows, header=tuple(apart(table.header, "left", "right")))
+
+
+def _halves(table: Table, row: int, pair: str, finder: Finder) -> tuple[str, str]:
+    """Cut at the dash between two images; names may hold dashes themselves."""
+    cuts = [(pair[:i], pair[i + 1 :]) for i, letter in enumerate(pair) if letter == "-"]
+    there = [cut for cut in cuts if all(not finder.problem(side) and finder(side) for side in cut)]
+    if not cuts:
+        raise table.error(row, f"pair {pair!r}", "two names with a dash between them")
+    return there[0] if there else cuts[len(cuts) // 2]
 
 
 def _columns(table: Table) -> dict[str, int]:

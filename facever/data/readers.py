@@ -12,9 +12,10 @@ from itertools import product
 from pathlib import Path
 
 from facever.data.files import Finder, Problem, Source
-from facever.data.lists import PairList
+from facever.data.lists import OpenSet, PairList
+from facever.data.openset import read_open_set
 from facever.data.pairfiles import load_pairs
-from facever.data.tables import Table, read_table
+from facever.data.tables import Table, read_table, visible
 from facever.errors import DataError
 
 # (identity, path relative to the root); the identity "" is unknown.
@@ -42,7 +43,19 @@ class Layout:
     test_images: tuple[str, ...]
     val_pairs: tuple[str, ...]
     test_pairs: tuple[str, ...]
+    known: tuple[str, ...] = ()  # people to identify; one must be there if any is named
 
+
+# As the course's archives of F22 to S24 unpack, some of them into a folder more.
+_ARCHIVES = tuple(f"11-785-{term}-hw2p2" for term in ("f22", "s23", "f23", "s24"))
+_F22 = {
+    kind: (
+        "",
+        f"{kind}/",
+        *(f"{a}-{kind}/{below}" for a in _ARCHIVES for below in ("", f"{kind}/")),
+    )
+    for kind in ("classification", "verification")
+}
 
 LAYOUTS = (
     Layout(
@@ -68,6 +81,18 @@ LAYOUTS = (
         test_pairs=_files(("",), ("verification_pairs_test",)),
     ),
     Layout(
+        "f22",
+        terms=("s23", "f23", "s24"),
+        train=tuple(f"{folder}train" for folder in _F22["classification"]),
+        dev=tuple(f"{folder}dev" for folder in _F22["classification"]),
+        test=tuple(f"{folder}test" for folder in _F22["classification"]),
+        val_images=(),
+        test_images=(),
+        val_pairs=(),
+        test_pairs=(),
+        known=tuple(f"{folder}known" for folder in _F22["verification"]),
+    ),
+    Layout(
         "s22",
         terms=(),
         train=("classification/train", "classification/classification/train"),
@@ -82,17 +107,18 @@ LAYOUTS = (
     ),
     Layout(
         "folders",
-        terms=("s19", "f22", "s23", "f23", "s24"),
+        terms=("s19",),
         train=("train",),
         dev=("dev", "val", "valid", "validation"),
         test=("test",),
         val_images=("ver_data", "verification", "pairs", ""),
-        test_images=("ver_data", "verification", "pairs", ""),
+        test_images=("ver_data", "verification", "test_verification", "pairs", ""),
         val_pairs=_files(("", "ver_data", "verification"), _VAL_STEMS),
         test_pairs=_files(("", "ver_data", "verification"), (*_TEST_STEMS, "trials_test_new")),
     ),
 )
 LFW_PAIRS = ("pairs.txt", "pairsDevTest.txt", "pairsDevTrain.txt")
+_SAMPLES = _files(("", "ver_data"), ("verification_sample_submission", "sample_submission"))
 _TREE_VAL_PAIRS = (*_files(("",), _VAL_STEMS), *LFW_PAIRS)
 _TREE_TEST_PAIRS = _files(("",), (*_TEST_STEMS, "trials_test_new"))
 MANIFEST_FILE = "manifest.csv"
@@ -118,6 +144,8 @@ class Found:
     splits: dict[str, Labelled] = field(default_factory=dict)
     val_pairs: PairList | None = None
     test_pairs: PairList | None = None
+    open_set: OpenSet | None = None
+    sample: Path | None = None
 
 
 def read_layout(source: Source, layout: Layout) -> Found:
@@ -133,9 +161,12 @@ def read_layout(source: Source, layout: Layout) -> Found:
             found.splits[split] = _read_split(source, folder)
     found.val_pairs = _read_pairs(source, layout.val_pairs, layout.val_images)
     found.test_pairs = _read_pairs(source, layout.test_pairs, layout.test_images)
-    for sample in _files(("", "ver_data"), ("verification_sample_submission", "sample_submission")):
-        if source.has_file(sample):
-            source.notes.append(f"{sample}: a sample submission, `submit` can take its columns")
+    known = source.first_folder(layout.known)
+    found.open_set = None if known is None else read_open_set(source, known)
+    sample = source.first_file(_SAMPLES)
+    if sample is not None:
+        found.sample = source.root / sample
+        source.notes.append(f"{sample}: a sample submission, `submit` can take its columns")
     return found
 
 
@@ -297,8 +328,8 @@ def _labelled_rows(
         finder.source.report(
             Problem(
                 f"{table.name}: {len(absent)} of {len(table.rows)} rows name images that are not "
-                f"in {finder.shown}\n  first: {first_name} (line {line})\n  expected paths "
-                f"relative to {finder.shown}; `facever data inspect` lists them all",
+                f"in {finder.shown}\n  first: {visible(first_name)} (line {line})\n  expected "
+                f"paths relative to {finder.shown}; `facever data inspect` lists them all",
                 tuple(image for image, _ in absent),
             )
         )

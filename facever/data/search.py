@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from facever.data import bundles
 from facever.data.files import Source, leads_somewhere
 from facever.data.images import is_image_name
+from facever.data.kinship import RELATIONS_FILE, is_kinship, read_kinship
 from facever.data.readers import (
     LAYOUTS,
     LFW_PAIRS,
@@ -28,7 +30,7 @@ Reader = Callable[[Source], Found]
 
 def layout_names() -> tuple[str, ...]:
     """Names that `data.layout` takes besides `auto`; competition terms are names too."""
-    return (*_BY_NAME, "tree", "lfw", "csv")
+    return (*_BY_NAME, "rfiw", "tree", "lfw", "csv")
 
 
 def find_layout(root: Path, name: str) -> tuple[Path, Reader]:
@@ -64,6 +66,8 @@ def _reader_for(folder: Path, name: str, inside: Path) -> Reader | None:
     """Return what reads this folder, if a layout of that name (or any, for `auto`) fits."""
     if name in ("auto", "csv") and (folder / MANIFEST_FILE).is_file():
         return partial(read_csv, file=folder / MANIFEST_FILE, explicit=False)
+    if name in ("auto", "rfiw") and is_kinship(folder):
+        return read_kinship
     for layout in LAYOUTS:
         if name in ("auto", layout.name) and _fits(folder, layout):
             return partial(read_layout, layout=layout)
@@ -81,7 +85,8 @@ def _tree_reader(folder: Path, inside: Path) -> Reader | None:
 
 
 def _fits(folder: Path, layout: Layout) -> bool:
-    return any((folder / train).is_dir() for train in layout.train)
+    wanted = [layout.train, layout.known] if layout.known else [layout.train]
+    return all(any((folder / path).is_dir() for path in paths) for paths in wanted)
 
 
 def _identity_folders(folder: Path, inside: Path) -> bool:
@@ -94,7 +99,7 @@ def _holds_images(folder: Path) -> bool:
     if folder.name in NO_IDENTITY:
         return False
     with _entries(folder) as entries:
-        return any(is_image_name(entry.name) for entry in entries)
+        return any(is_image_name(entry.name) or entry.name == bundles.NAME for entry in entries)
 
 
 def _folders(folder: Path) -> Iterator[Path]:
@@ -126,8 +131,13 @@ def _children(folder: Path, inside: Path, links: list[str] | None = None) -> Ite
 
 
 def _not_recognised(root: Path, name: str, links: list[str]) -> DataError:
-    looked_for = [f"{layout.train[0]}/ ({layout.name})" for layout in LAYOUTS]
-    looked_for += ["<identity>/*.jpg (tree)", "pairs.txt (lfw)", f"{MANIFEST_FILE} (csv)"]
+    looked_for = [
+        " and ".join(f"{paths[0]}/" for paths in (layout.train, layout.known) if paths)
+        + f" ({layout.name})"
+        for layout in LAYOUTS
+    ]
+    looked_for += [f"{RELATIONS_FILE} (rfiw)", f"{MANIFEST_FILE} (csv)"]
+    looked_for += ["<identity>/*.jpg (tree)", "pairs.txt (lfw)"]
     wanted = [text for text in looked_for if name == "auto" or text.endswith(f"({name})")]
     names = sorted(entry.name + ("/" if entry.is_dir() else "") for entry in root.iterdir())
     there = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

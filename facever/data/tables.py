@@ -68,6 +68,14 @@ class Table:
             if any(title in names for title in header)
         }
 
+    def other_columns(self, known: Collection[int]) -> dict[str, tuple[str, ...]]:
+        """Give the columns that the header names and nobody knows: name -> fields."""
+        return {
+            title: tuple(row[i] for row in self.rows)
+            for i, title in enumerate(self.header or ())
+            if title and i not in known
+        }
+
 
 def read_table(path: Path, name: str | None = None) -> Table:
     """Read a table without knowing its dialect; `name` is what errors call the file.
@@ -181,6 +189,11 @@ def fold_column(table: Table, column: int) -> list[int]:
         if not is_whole(text):
             raise table.error(i, f"fold {text[:30]!r}", "a whole number from 0")
     return [int(text) for text in written]
+
+
+def visible(name: str) -> str:
+    """A name for a message: quoted and escaped where it holds what nobody could see."""
+    return name if name.isprintable() else repr(name)
 
 
 def is_whole(text: str) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 
+from facever.competition import PROFILES
 from facever.errors import ConfigError
 
 # Verification people keep their numbers, whatever the number of people to train on.
@@ -26,8 +27,37 @@ class PairFile:
 
 
 @dataclass(frozen=True)
+class ProbeFiles:
+    """Where known people lie, and the images that show one of them or nobody."""
+
+    known: str
+    dev: str
+    test: str
+    labels: str
+
+
+@dataclass(frozen=True)
 class Layout:
-    """Where things lie. Templates know {split}, {person}, {ordinal}, {number} and {code}."""
+    """Where things lie.
+
+    Templates know {split}, {person}, {ordinal}, {number} and {code}, and {member}, one of three.
+
+    Attributes:
+        image: template of the images of splits.
+        person: identity to its name.
+        splits: split to the layout's word for it.
+        labels: template of a split's label file.
+        hidden: splits whose labels are not told.
+        manifest: a file that lists all images.
+        verification: template of images in pairs; its {split} is the word for val and test.
+        ver_root: what names in pair files are relative to.
+        aligned: whether the images in pairs are aligned and cut to one size.
+        folds: of the pairs to submit.
+        probes: of a layout that asks who somebody is.
+        relations: a file of which members of a family are related; then people are families.
+        sample: a sample submission for both tasks.
+        size: of the competition's images, pixels a side.
+    """
 
     image: str
     person: Callable[[int], str]
@@ -35,12 +65,18 @@ class Layout:
         default_factory=lambda: {"train": "train", "dev": "dev", "test": "test"}
     )
     labels: str = ""
+    hidden: tuple[str, ...] = ()
     manifest: str = ""
-    verification: str = ""  # its {split} is the layout's word for val and test
+    verification: str = ""
     ver_splits: Mapping[str, str] = field(default_factory=lambda: {"val": "val", "test": "test"})
-    ver_root: str = ""  # what names in pair files are relative to
+    ver_root: str = ""
     pairs: tuple[PairFile, ...] = ()
+    aligned: bool = True
     folds: int = 1
+    probes: ProbeFiles | None = None
+    relations: str = ""
+    sample: str = ""
+    size: int = 112
 
 
 def _separated(separator: str, header: Sequence[str] = ()) -> Dialect:
@@ -71,6 +107,12 @@ def _lfw(folds: Folds, name: Callable[[Slot], str], labelled: bool) -> str:
     return "".join(line + "\n" for line in lines)
 
 
+def _dashed(folds: Folds, name: Callable[[Slot], str], labelled: bool) -> str:
+    """Write a sample submission whose ids are the pairs, `a-b`, as kinship has it."""
+    rows = (f"{name(left)}-{name(right)},0\n" for fold in folds for left, right, _ in fold)
+    return "".join(["img_pair,is_related\n", *rows])
+
+
 _SYLLABLES = (
     *("ba", "de", "fi", "ko", "lu", "ma", "ne", "pi"),
     *("ro", "su", "ta", "ve", "wi", "zo", "ha", "je"),
@@ -83,6 +125,18 @@ def _number_name(identity: int) -> str:
 
 def _folder_name(identity: int) -> str:
     return f"n{identity:06d}"
+
+
+def _known_name(identity: int) -> str:
+    """Name people from n000001 on, for n000000 is nobody."""
+    return f"n{identity % VERIFICATION_FROM + (identity // VERIFICATION_FROM) * 500_000 + 1:06d}"
+
+
+def _family_name(identity: int) -> str:
+    """Name families F0001 and on, and those to validate by F0900 and on."""
+    if identity >= VERIFICATION_FROM:
+        return f"F09{identity - VERIFICATION_FROM:02d}"
+    return f"F{identity + 1 if identity < 899 else identity + 101:04d}"
 
 
 def _full_name(identity: int) -> str:
@@ -124,6 +178,19 @@ LAYOUTS: dict[str, Layout] = {
         splits=_TRAIN_DEV,
         labels="",
         pairs=_HW2P2_PAIRS + _CSV_PAIRS,
+        aligned=False,
+    ),
+    "F26": replace(_S25, hidden=("test",), sample="sample_submission.csv"),
+    "F22": Layout(
+        image="{split}/{person}/{person}_{ordinal:04d}.jpg",
+        person=_known_name,
+        probes=ProbeFiles(
+            known="known/{person}/{person}_{ordinal:04d}.jpg",
+            dev="unknown_dev/{number:06d}.jpg",
+            test="unknown_test/{number:06d}.jpg",
+            labels="verification_dev.csv",
+        ),
+        size=224,
     ),
     "F20": Layout(
         image="{split}_data/{person}/{person}_{ordinal:04d}.jpg",
@@ -134,6 +201,7 @@ LAYOUTS: dict[str, Layout] = {
             PairFile("val", "verification_pairs_val.txt", _SPACE),
             PairFile("test", "verification_pairs_test.txt", _SPACE, labelled=False),
         ),
+        size=64,
     ),
     "S22": Layout(
         image="classification/{split}/{person}/{person}_{ordinal:04d}.jpg",
@@ -152,6 +220,24 @@ LAYOUTS: dict[str, Layout] = {
                 labelled=False,
             ),
         ),
+    ),
+    "S19": Layout(
+        image="{split}/{person}/{person}_{ordinal:04d}.jpg",
+        person=_folder_name,
+        splits=_TRAIN_DEV,
+        verification="test_verification/{code}.jpg",
+        ver_root="test_verification/",
+        pairs=(PairFile("test", "trials_test_new.txt", _SPACE, labelled=False),),
+    ),
+    "RFIW": Layout(
+        image="train/{person}/MID{member}/P{ordinal:05d}_face0.jpg",
+        person=_family_name,
+        splits={"train": "train"},
+        verification="test/face{code}.jpg",
+        ver_root="test/",
+        pairs=(PairFile("test", "sample_submission.csv", _dashed, labelled=False),),
+        relations="train_relationships.csv",
+        size=224,
     ),
     "folders": Layout(
         image="{split}/{person}/{person}_{ordinal:04d}.jpg",
@@ -183,20 +269,27 @@ LAYOUTS: dict[str, Layout] = {
         pairs=_CSV_PAIRS,
     ),
 }
-_SAME_AS_S25 = ("F25", "S26", "F26")
+# Terms of one profile are laid out alike, and S25 is how two later ones are.
+_SAME_AS = {"F25": "S25", "S26": "S25"} | {
+    term: name
+    for name, rules in PROFILES.items()
+    if name in LAYOUTS
+    for term in rules.terms
+    if term != name
+}
 
 
 def find_layout(name: str) -> Layout:
-    """Look a layout up by name, in any case.
+    """Look a layout up by its name or a term that it holds for, in any case.
 
     Raises:
         ConfigError: no layout has that name; the message has the nearest one.
     """
-    known = {key.casefold(): layout for key, layout in LAYOUTS.items()}
-    known |= {key.casefold(): LAYOUTS["S25"] for key in _SAME_AS_S25}
-    if name.casefold() in known:
-        return known[name.casefold()]
-    names = [*LAYOUTS, *_SAME_AS_S25]
-    near = get_close_matches(name.casefold(), known, n=1, cutoff=0.3)
-    hint = next((f"; nearest is {key}" for key in names if [key.casefold()] == near), "")
-    raise ConfigError(f"layout: {name!r} is unknown{hint}\n  expected one of {', '.join(names)}")
+    names = {key.casefold(): key for key in (*LAYOUTS, *_SAME_AS)}
+    found = names.get(name.casefold())
+    if found is not None:
+        return LAYOUTS[_SAME_AS.get(found, found)]
+    near = get_close_matches(name.casefold(), names, n=1, cutoff=0.3)
+    hint = f"; nearest is {names[near[0]]}" if near else ""
+    listed = ", ".join(names.values())
+    raise ConfigError(f"layout: {name!r} is unknown{hint}\n  expected one of {listed}")

@@ -3,14 +3,23 @@
 Pure planning: nothing is drawn and nothing is written here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import ceil, comb
 
 import numpy as np
 
-from facever.data.synth.layouts import COMMA, VERIFICATION_FROM, Folds, Layout, Pair, Slot
+from facever.competition import NOBODY
+from facever.data.synth.layouts import (
+    COMMA,
+    VERIFICATION_FROM,
+    Folds,
+    Layout,
+    Pair,
+    ProbeFiles,
+    Slot,
+)
 from facever.data.synth.people import PLAN
 from facever.errors import DataError
 
@@ -23,6 +32,7 @@ class Shot:
     image: int
     path: str
     person: str  # what the layout calls the identity
+    aligned: bool = True
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,8 @@ class Counts:
     verification: int
     val_pairs: int
     test_pairs: int
+    val_probes: int = 0
+    test_probes: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,13 +71,14 @@ def plan(
 ) -> Plan:
     """Lay a data set out; `images` are for training, dev and test get a tenth of them each.
 
-    Val and test pairs show different people, and neither shows one that is trained on.
+    Val and test pairs show different people, and neither shows one that is trained on. A layout
+    that asks who somebody is gets as many images to tell as pairs were asked for.
 
     Raises:
         DataError: so few people or pictures do not give so many pairs.
     """
     rng = np.random.default_rng([seed, PLAN, 0, 0])
-    splits = _split(layout, identities, images)
+    splits = _split(layout, identities, images, ver_identities)
     roles = {
         "train": (range(identities), images, val_pairs),
         "val": _half(ver_identities, 0, val_pairs),
@@ -76,19 +89,33 @@ def plan(
         for role in dict.fromkeys(file.role for file in layout.pairs)
     }
     shots = _shots(rng, layout, splits, folds)
+    texts = _texts(rng, layout, splits, folds, shots)
+    probes: dict[str, list[Shot]] = {}
+    if layout.probes:
+        probes = _probes(rng, layout, layout.probes, ver_identities, val_pairs, test_pairs)
+        texts |= _probe_texts(layout.probes, probes)
+    of_probes = [shot for found in probes.values() for shot in found]
     return Plan(
-        shots=tuple(shots.values()),
-        texts=_texts(rng, layout, splits, folds, shots),
+        shots=(*shots.values(), *of_probes),
+        texts=texts,
         counts=Counts(
             identities=identities,
-            verification=len(shots) - sum(map(len, splits.values())),
+            verification=len(shots) - sum(map(len, splits.values())) + len(of_probes),
             **{split: len(splits.get(split, ())) for split in ("train", "dev", "test")},
             **{f"{role}_pairs": sum(map(len, folds.get(role, ()))) for role in ("val", "test")},
+            val_probes=len(probes.get("dev", ())),
+            test_probes=len(probes.get("test", ())),
         ),
     )
 
 
-def _split(layout: Layout, identities: int, images: int) -> dict[str, list[Slot]]:
+def _split(
+    layout: Layout, identities: int, images: int, ver_identities: int
+) -> dict[str, list[Slot]]:
+    if layout.relations:
+        held_out_families = range(VERIFICATION_FROM, VERIFICATION_FROM + ver_identities // 2)
+        families = [*range(identities), *held_out_families]
+        return {"train": [(family, k) for family in families for k in range(max(3, images))]}
     held_out = max(1, images // 10)
     ends = {"train": images, "dev": images + held_out, "test": images + 2 * held_out}
     starts = {"train": 0, "dev": images, "test": images + held_out}
@@ -153,8 +180,11 @@ def _shots(
         identity, image = slot
         seen[identity] = seen.get(identity, 0) + 1
         person = layout.person(identity)
-        path = template.format(person=person, ordinal=seen[identity], **names)
-        shots[slot] = Shot(identity, image, path, person)
+        ordinal = seen[identity]
+        member = (ordinal - 1) % 3 + 1
+        path = template.format(person=person, ordinal=ordinal, member=member, **names)
+        aligned = layout.aligned or template != layout.verification
+        shots[slot] = Shot(identity, image, path, person, aligned)
 
     for split, slots in splits.items():
         # Shuffled numbers: neighbouring files show different people.
@@ -190,7 +220,7 @@ def _texts(
 ) -> dict[str, str]:
     texts: dict[str, str] = {}
     for split, slots in splits.items():
-        if layout.labels:
+        if layout.labels and split not in layout.hidden:
             of_split = [shots[slots[i]] for i in rng.permutation(len(slots)).tolist()]
             lines = (f"{shot.path.rpartition('/')[2]} {shot.person}\n" for shot in of_split)
             texts[layout.labels.format(split=layout.splits[split])] = "".join(lines)
@@ -209,4 +239,68 @@ def _texts(
         texts[file.path] = file.dialect(folds[file.role], name, file.labelled)
         if not file.labelled:
             texts["test_truth.csv"] = COMMA(folds[file.role], name, True)
+    return texts | _further_texts(layout, splits, folds, shots)
+
+
+def _further_texts(
+    layout: Layout, splits: dict[str, list[Slot]], folds: dict[str, Folds], shots: dict[Slot, Shot]
+) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    if layout.sample:
+        answers = len(splits["test"]) + sum(map(len, folds["test"]))
+        rows = [f"{i},0,0\n" for i in range(answers)]
+        texts[layout.sample] = "".join(["ID,Class,Score\n", *rows])
+    if layout.relations:
+        texts[layout.relations] = _relations(shots[slot] for slot in splits["train"])
     return texts
+
+
+def _relations(shots: Iterable[Shot]) -> str:
+    """Tell that all members of a family are related."""
+    members = sorted({shot.path.split("/", 1)[1].rpartition("/")[0] for shot in shots})
+    related = [
+        f"{one},{other}\n"
+        for one, other in pairwise(members)
+        if one.split("/")[0] == other.split("/")[0]
+    ]
+    return "".join(["p1,p2\n", *related])
+
+
+def _probes(
+    rng: np.random.Generator,
+    layout: Layout,
+    files: ProbeFiles,
+    ver_identities: int,
+    dev: int,
+    test: int,
+) -> dict[str, list[Shot]]:
+    """Name an image of each known person, and images to tell, of which a quarter show nobody.
+
+    Half of the verification people are known; a quarter are strangers in dev, a quarter in test.
+    """
+    ends = [VERIFICATION_FROM + ver_identities * part // 4 for part in (0, 2, 3, 4)]
+    known, *strangers = (range(a, b) for a, b in pairwise(ends))
+    images = dict.fromkeys(range(ends[0], ends[-1]), 0)
+
+    def shot(identity: int, template: str, number: int) -> Shot:
+        images[identity] += 1
+        person = layout.person(identity) if identity in known else NOBODY
+        path = template.format(person=person, ordinal=images[identity], number=number)
+        return Shot(identity, images[identity] - 1, path, person)
+
+    found = {"known": [shot(identity, files.known, 0) for identity in known]}
+    for split, template, count, others in (
+        ("dev", files.dev, dev, strangers[0]),
+        ("test", files.test, test, strangers[1]),
+    ):
+        shown = [int(rng.choice(others if i % 4 == 3 else known)) for i in range(count)]
+        order = rng.permutation(count).tolist()
+        found[split] = [shot(shown[i], template, number) for number, i in enumerate(order)]
+    return found
+
+
+def _probe_texts(files: ProbeFiles, probes: dict[str, list[Shot]]) -> dict[str, str]:
+    def answers(shots: list[Shot]) -> str:
+        return "".join(["id,label\n", *(f"{i},{shot.person}\n" for i, shot in enumerate(shots))])
+
+    return {files.labels: answers(probes["dev"]), "test_truth.csv": answers(probes["test"])}

@@ -4,13 +4,20 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from facever.data.synth.layouts import VERIFICATION_FROM, find_layout
+from facever.data.synth.people import PLAN
 from facever.data.synth.pictures import MEASURED, check_size_and_seed, render
 from facever.data.synth.plan import Counts, Plan, Shot, plan
 from facever.data.workers import Progress, run_all, usable_cores
 from facever.errors import ConfigError, StorageError
 from facever.storage import appearing
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PictureFile
 
 _CHUNK = 32  # pictures between two calls of progress
 # Starting processes takes about a second, in which one process draws some 250 pictures.
@@ -23,7 +30,7 @@ def synthesise(
     layout: str = "S25",
     identities: int = 200,
     images: int = 20,
-    size: int = 112,
+    size: int | None = None,
     seed: int = 0,
     val_pairs: int = 1000,
     test_pairs: int = 1000,
@@ -39,10 +46,10 @@ def synthesise(
 
     Args:
         out: a folder that does not exist or is empty.
-        layout: a name in `LAYOUTS`, or F25, S26, F26, which are S25.
+        layout: a name in `LAYOUTS`, or another term of the same layout.
         identities: people to train on.
         images: training pictures of each; dev and test get a tenth of that each, at least one.
-        size: pixels a side.
+        size: pixels a side; None takes the competition's.
         seed: of people, pictures and pairs.
         val_pairs: labelled pairs, half of them mated; an odd one is left out.
         test_pairs: pairs to submit, the same; LFW's ten folds take a multiple of 20.
@@ -58,9 +65,11 @@ def synthesise(
     _check(identities=(identities, 2), images=(images, 1), ver_identities=(ver_identities, 4))
     workers = usable_cores() if workers is None else workers
     _check(val_pairs=(val_pairs, 2), test_pairs=(test_pairs, 2), workers=(workers, 1))
+    arrangement = find_layout(layout)
+    size = arrangement.size if size is None else size
     check_size_and_seed(size, seed)
     planned = plan(
-        find_layout(layout),
+        arrangement,
         identities=identities,
         images=images,
         val_pairs=val_pairs,
@@ -111,7 +120,24 @@ def _write_chunk(folder: Path, shots: Sequence[Shot], *, size: int, seed: int) -
     for i, shot in enumerate(shots):
         known = {name: float(values[i]) for name, values in pictures.known.items()}
         image = Image.fromarray(pictures.pixels[i])
+        if not shot.aligned:
+            image = _as_found(image, np.random.default_rng([seed, PLAN, shot.identity, shot.image]))
         image.save(folder / shot.path, quality=round(known["jpeg"]))
         numbers = (f"{known[name]:.6g}" for name in MEASURED)
         lines.append(",".join([shot.path, shot.person, *numbers]) + "\n")
     return lines
+
+
+def _as_found(image: "PictureFile", rng: np.random.Generator) -> "PictureFile":
+    """Turn and enlarge a face, and put it somewhere on a larger, oblong picture."""
+    from PIL import Image
+
+    side = round(image.width * rng.uniform(1.0, 1.8))
+    around = image.resize((1, 1)).getpixel((0, 0))
+    turned = image.resize((side, side)).rotate(
+        rng.uniform(-20, 20), Image.Resampling.BICUBIC, fillcolor=around
+    )
+    width, height = (side + int(room) for room in rng.integers(4, 4 + side // 2, size=2))
+    picture = Image.new("RGB", (width, height + (width == height)), around)
+    picture.paste(turned, (int(rng.integers(width - side)), int(rng.integers(height - side))))
+    return picture
