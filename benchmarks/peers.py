@@ -52,10 +52,10 @@ LADDER = {
     "facever: fp32, channels first, files": (
         "engine.precision=fp32",
         "engine.channels_last=false",
-        "data.pack=off",
+        "data.pack=files",
     ),
-    "+ channels last": ("engine.precision=fp32", "data.pack=off"),
-    "+ bf16": ("engine.precision=bf16", "data.pack=off"),
+    "+ channels last": ("engine.precision=fp32", "data.pack=files"),
+    "+ bf16": ("engine.precision=bf16", "data.pack=files"),
     "+ pack (facever as it comes)": (),
 }
 
@@ -87,8 +87,9 @@ def facever_step(setting: Setting, assignments: tuple[str, ...]) -> Step:
     data = open_data(config.data)
     parts = build_parts(config, data, pretrained=False)
     batches = batch_stream(config, data, parts)
+    schedule = parts.schedule(config.optim.epochs)
     stream = (batch for epoch in range(10**6) for batch in batches(epoch, 0))
-    return lambda: train_step(parts.state, parts.recipe, next(stream), parts.schedule)
+    return lambda: train_step(parts.state, parts.recipe, next(stream), schedule)
 
 
 def adaface_step(setting: Setting, checkout: Path) -> Step:

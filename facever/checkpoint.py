@@ -25,7 +25,7 @@ import facever
 from facever.errors import CheckpointError
 from facever.storage import replacing, write_text
 
-FORMAT = 2
+FORMAT = 3
 
 # Every key and what it holds; interfaces.md, section 5, with `preprocess`, the encoder's
 # transform, and `progress`, the loop's counts and its best figures.
@@ -130,7 +130,9 @@ def load(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        raise CheckpointError(
+            f"{path}: no such checkpoint\n  expected a file such as checkpoints/train-1/best.pt"
+        )
     _verify_digest(path)
     try:
         with warnings.catch_warnings():
@@ -173,7 +175,10 @@ def _verify_digest(path: Path) -> None:
     """Compare a file with its side-car, where it has one: a flipped bit loads without a word."""
     beside = side_car(path)
     if beside.exists() and beside.read_bytes().strip() != file_digest(path).encode():
-        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {beside.name}")
+        raise CheckpointError(
+            f"{path}: damaged: its SHA-256 is not the one in {beside.name}\n"
+            f"  `facever fsck {path.parent}` tells which of the run's checkpoints are whole"
+        )
 
 
 def file_digest(path: Path) -> str:
@@ -217,8 +222,13 @@ def _add_pieces(payload: dict[str, Any]) -> None:
     payload["progress"]["pieces"] = 1
 
 
+def _add_epochs(payload: dict[str, Any]) -> None:
+    """Format 2 did not know that a wall-clock limit can shorten a run."""
+    payload["progress"]["epochs"] = 0
+
+
 # What makes a checkpoint of the next format out of one of an older format, in place.
-UPGRADES: Mapping[int, Callable[[dict[str, Any]], None]] = {1: _add_pieces}
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], None]] = {1: _add_pieces, 2: _add_epochs}
 
 
 def load_weights(module: torch.nn.Module, state: Mapping[str, Any], where: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -18,25 +18,30 @@ from torch import Tensor, nn
 
 from facever import distributed
 from facever.data.loader import Batch
+from facever.deadline import Deadline
 from facever.errors import TrainingError
 from facever.optim import Multiplier
 from facever.step import Recipe, TrainState, train_step
-from facever.tracking import Report
+from facever.tracking import Report, note
 
 # Non-finite steps in a row after which a training is given up.
 PATIENCE = 10
 
+# What the loop may have to do after a step, below the numbers of the signals.
+GO_ON, SAVE, TIME_IS_OVER = -2, -1, 0
+
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM was received, and all is saved.
+    """SIGINT or SIGTERM was received, or the time is over, and all is saved.
 
     Attributes:
-        exit_code: 130 or 143, as a shell expects.
+        exit_code: 130 or 143, as a shell expects; 0 where it is the time that is over.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"{signal.Signals(number).name}; saved, the same command goes on")
-        self.exit_code = 128 + number
+        what = signal.Signals(number).name if number else "unfinished when engine.max_time was over"
+        super().__init__(f"{what}; saved, the same command goes on")
+        self.exit_code = 128 + number if number else 0
 
 
 @contextmanager
@@ -75,37 +80,43 @@ def fit(
     recipe: Recipe,
     *,
     batches: Callable[[int, int], Iterable[Batch]],
-    schedule: Multiplier,
+    schedule: Callable[[int], Multiplier],
     validate: Callable[[nn.Module], Mapping[str, float]],
     save: Callable[[TrainState, bool], None],
     log: Callable[[int, int, Mapping[str, Any]], None],
     report: Report,
     paths: Callable[[Tensor], list[str]],
     stopped: Callable[[], int | None],
+    deadline: Deadline | None = None,
 ) -> None:
-    """Train until `recipe.epochs` epochs are completed.
+    """Train until `recipe.epochs` epochs are completed, or as many as the time allows.
 
     Args:
         state: where the training stands; changed in place.
         recipe: how a step is carried out.
         batches: (epoch, position) to the batches of that epoch from there on.
-        schedule: step to multiplier of the peak learning rates.
-        validate: network to figures; `EER`, in percent, decides what is best.
+        schedule: epochs of the run to the function from step to multiplier of the learning rates.
+        validate: network to figures, of which `recipe.metric` decides what is best; `EER` is
+            among them, in percent.
         save: writes a checkpoint, which is the best one or not.
         log: takes step, epoch and figures.
         report: takes how many images are done of how many, and a text, for the progress line.
         paths: indices of images to their paths, for errors.
         stopped: gives the signal that was received, or None.
+        deadline: when the run must have been saved.
 
     Raises:
-        Interrupted: a signal was received; the state is saved.
+        Interrupted: a signal was received, or the time is over; the state is saved.
         TrainingError: ten steps in a row were not finite.
     """
-    saved = time.monotonic()
+    deadline = deadline or Deadline()
+    recipe = replace(recipe, epochs=state.epochs or recipe.epochs)
+    multiplier = schedule(recipe.epochs)
+    saved, seen = time.monotonic(), state.seen
     while state.epoch < recipe.epochs:
         clock = _Clock()
         for batch in batches(state.epoch, state.position):
-            figures = train_step(state, recipe, batch, schedule)
+            figures = train_step(state, recipe, batch, multiplier)
             clock.images += len(batch.labels)
             state.seen += len(batch.labels)
             _count_skips(state, batch, figures, paths)
@@ -113,16 +124,40 @@ def fit(
             if figures and state.step % recipe.log_every == 0:
                 log(state.step, state.epoch, _log_line(state, figures, clock))
             due = time.monotonic() - saved >= recipe.checkpoint_seconds
-            # A signal reaches processes at different steps; all must save and leave at one.
-            received = distributed.largest(stopped() or 0)
-            if due or received:
+            over = TIME_IS_OVER if deadline.passed() else SAVE if due else GO_ON
+            # Signals and clocks reach processes at different steps; all must act at one.
+            wanted = distributed.largest(stopped() or over)
+            if wanted >= SAVE:
                 save(state, False)
                 saved = time.monotonic()
-            if received:
-                raise Interrupted(received)
+            if wanted >= TIME_IS_OVER:
+                raise Interrupted(wanted)
         state.epoch, state.position = state.epoch + 1, 0
-        save(state, _validate(state, recipe, validate, log))
+        best = _validate(state, recipe, validate, log)
+        if state.epoch == 1:
+            further = deadline.epochs((state.seen - seen) / recipe.images)
+            if _shorten(state, recipe.epochs, further):
+                recipe = replace(recipe, epochs=state.epochs)
+                multiplier = schedule(state.epochs)
+        save(state, best)
         saved = time.monotonic()
+
+
+def _shorten(state: TrainState, epochs: int, further: int | None) -> bool:
+    """Shorten a run that will not end in time, so that the learning rates decay to their end.
+
+    This is decided once, after the first epoch, and kept in the state: a resumed run must take
+    the same steps. A limit in which not even two epochs fit only interrupts the run.
+    """
+    fitting = 1 + distributed.largest(epochs if further is None else further)
+    if not 2 <= fitting < epochs:
+        return False
+    note(
+        f"engine.max_time: {epochs} epochs would not end in time; shortened to {fitting}, "
+        "with the whole course of the learning rate"
+    )
+    state.epochs = fitting
+    return True
 
 
 def _validate(
@@ -137,8 +172,9 @@ def _validate(
     distributed.share_buffers(state.validated)
     figures = validate(state.validated)
     state.metrics = {**figures, "epoch": float(state.epoch)}
-    # Strictly below: of equal ones the earlier stays.
-    best = figures["EER"] < state.best.get("EER", math.inf)
+    # Strictly better: of equal ones the earlier stays.
+    sign = -1 if recipe.higher_is_better else 1
+    best = sign * figures[recipe.metric] < sign * state.best.get(recipe.metric, sign * math.inf)
     if best:
         state.best = dict(state.metrics)
     if state.plateau:

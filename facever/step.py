@@ -24,6 +24,7 @@ from facever.encoder import Encoder
 from facever.errors import TrainingError
 from facever.losses import Loss
 from facever.optim import Multiplier, Plateau, WeightAverage
+from facever.shards import own_moments, own_weights, whole_moments, whole_weights
 from facever.tracking import note
 
 
@@ -51,6 +52,10 @@ class Recipe:
     """steps in which the margin grows from 0 to whole"""
     validate_every: int = 1
     """epochs"""
+    metric: str = "EER"
+    """figure of a validation by which an epoch is the best"""
+    higher_is_better: bool = False
+    """of the metric"""
     log_every: int = 20
     """steps"""
     checkpoint_seconds: float = 600.0
@@ -72,6 +77,8 @@ class TrainState:
     """optimiser steps taken"""
     epoch: int = 0
     """epochs completed"""
+    epochs: int = 0
+    """of the whole run, where a wall-clock limit shortened it; else 0"""
     position: int = 0
     """batches consumed of the present epoch"""
     seen: int = 0
@@ -86,7 +93,7 @@ class TrainState:
     metrics: dict[str, float] = field(default_factory=dict)
     """of the last validation"""
     best: dict[str, float] = field(default_factory=dict)
-    """of the validation with the lowest EER"""
+    """of the validation with the best metric, the earliest of equal ones"""
 
     @property
     def validated(self) -> nn.Module:
@@ -94,11 +101,15 @@ class TrainState:
         return self.average.encoder if self.average else self.encoder
 
     def state_dict(self) -> dict[str, Any]:
-        """Give the changing parts under the keys of a checkpoint."""
+        """Give the changing parts under the keys of a checkpoint.
+
+        All processes are to call it together; of a classifier that they have divided the leader
+        alone is given the whole.
+        """
         return {
             "encoder": self.encoder.state_dict(),
-            "loss": self.loss.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "loss": whole_weights(self.loss),
+            "optimizer": whole_moments(self.optimizer, self.loss),
             "schedule": self.plateau.state_dict() if self.plateau else {},
             "scaler": self.scaler.state_dict() if self.scaler else {},
             "ema": self.average.state_dict() if self.average else {},
@@ -110,6 +121,7 @@ class TrainState:
                 "skipped": self.skipped,
                 "skipped_in_all": self.skipped_in_all,
                 "pieces": self.pieces,
+                "epochs": self.epochs,
                 "window": self.window,
                 "best": self.best,
             },
@@ -123,8 +135,8 @@ class TrainState:
             CheckpointError: weights are missing, unknown or of another shape.
         """
         load_weights(self.encoder, payload["encoder"], where)
-        load_weights(self.loss, payload["loss"], where)
-        self.optimizer.load_state_dict(payload["optimizer"])
+        load_weights(self.loss, own_weights(self.loss, payload["loss"]), where)
+        self.optimizer.load_state_dict(own_moments(self.optimizer, self.loss, payload["optimizer"]))
         for part, key in (
             (self.plateau, "schedule"),
             (self.scaler, "scaler"),
@@ -137,6 +149,7 @@ class TrainState:
         progress = payload["progress"]
         self.seen, self.skipped = progress["seen"], progress["skipped"]
         self.skipped_in_all, self.pieces = progress["skipped_in_all"], progress["pieces"]
+        self.epochs = progress["epochs"]
         self.window, self.best = list(progress["window"]), dict(progress["best"])
         self.metrics = dict(payload["metrics"])
 
@@ -287,22 +300,41 @@ def _loss(
     norms = distributed.SynchronisedBatchNorm() if recipe.synchronise_norms else nullcontext()
     with autocast(recipe.device, recipe.precision), norms:
         embeddings = (state.network or state.encoder)(images)
-    state.loss.look(pixels)
+    sizes = [len(each) for each in labels]
+    if state.loss.looks:
+        state.loss.look(distributed.gather_rows(pixels, sizes))
     torch.manual_seed(_derive(*place))
-    everyone = distributed.gather(embeddings, [len(each) for each in labels])
+    everyone = distributed.gather(embeddings, sizes)
     value: Tensor = state.loss(everyone, torch.cat(labels).to(recipe.device, non_blocking=True))
     return value
 
 
 def _clip(state: TrainState, limit: float | None) -> Tensor:
     """Clip the gradient to a norm of `limit`; give the norm that it had, ()."""
+    shards = state.loss.shards()
     if state.scaler:
+        if shards:
+            _share_overflow([p.grad for p in shards if p.grad is not None])
         state.scaler.unscale_(state.optimizer)
     parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
-    if limit is None:
-        # Not by an infinite limit, which would multiply every gradient by one.
-        return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-    return nn.utils.clip_grad_norm_(parameters, limit)
+    graded = [p for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in graded if p not in shards])
+    if shards:
+        # Each has the gradient of its share of the prototypes, and all have that of the rest.
+        own = nn.utils.get_total_norm([p.grad for p in graded if p in shards])
+        norm = torch.linalg.vector_norm(torch.cat([norm[None], distributed.stack(own)]))
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(graded, limit, norm)
+    return norm
+
+
+def _share_overflow(own: list[Tensor]) -> None:
+    """Let what is not finite in one process's share of the gradient be so in all of them.
+
+    Their loss scalers look at what is here, and would go on with different scales.
+    """
+    norms = distributed.stack(nn.utils.get_total_norm(own))
+    own[0][0].add_(0 * norms.sum())
 
 
 def _derive(*parts: int) -> int:

@@ -22,14 +22,19 @@ from facever.bench import (
     ask,
     compare,
     eer,
+    growth,
     heads,
     identify,
+    load,
     peak_bytes,
     run,
     save,
+    start,
     step,
+    submit,
     synth,
     table,
+    trace,
 )
 from facever.bench.memory import free_bytes
 from facever.errors import ConfigError
@@ -273,10 +278,48 @@ def test_the_eer_is_measured_in_both_types_of_score():
 
 
 def test_a_training_step_is_measured_on_the_data_that_is_asked_for(faces):
-    settings = (f"data.root={faces}", "data.pack=off", "engine.device=cpu", *TINY)
+    settings = (f"data.root={faces}", "data.pack=files", "engine.device=cpu", *TINY)
     (row,) = step.measure(Options(repeats=3, assignments=settings), steps=1)
     assert (row.name, row.images, row.conditions["batch"]) == ("test_resnet", 16, 16)
     assert row.aim == pytest.approx(1 / 0.95)
+
+
+def test_an_epoch_is_loaded_from_each_place_where_images_may_lie(faces):
+    settings = (f"data.root={faces}", *TINY)
+    rows = list(load.measure(Options(repeats=3, assignments=settings)))
+    assert [(row.name, row.images, row.aim) for row in rows] == [
+        ("memmap", 64, 2.0), ("blob", 64, None), ("files", 64, None),
+    ]  # fmt: skip
+
+
+def test_a_submission_is_measured_whole(faces):
+    settings = (f"data.root={faces}", "engine.device=cpu", *TINY)
+    (row,) = submit.measure(Options(repeats=3, assignments=settings))
+    assert (row.name, row.aim, row.conditions["pairs"]) == ("test_resnet", 1.05, 40)
+    assert 2 <= row.images <= 80
+
+
+def test_growth_is_measured_in_images_identities_and_pairs():
+    rows = list(growth.measure(SMALL, images=200, identities=200, pairs=1000))
+    assert [row.name.partition(":")[0] for row in rows] == ["images", "identities", "pairs"]
+    assert {row.aim for row in rows} == {2.05}
+
+
+def test_the_start_is_measured_in_seconds():
+    (row,) = start.measure(SMALL)
+    assert re.fullmatch(r"\d\.\d\d s \(below 0.5: (met|missed)\)", row.conditions["answer"])
+
+
+def test_a_trace_names_the_parts_of_a_step_and_they_add_up_to_it(faces, tmp_path):
+    settings = (f"data.root={faces}", "engine.device=cpu", "loss.name=arcface", *TINY)
+    found = trace(Options(assignments=settings), tmp_path / "new" / "trace.json", steps=2)
+    events = json.loads(found.file.read_text())["traceEvents"]
+    steps = [event["dur"] for event in events if event.get("name") == "training step"]
+    assert len(steps) == 2
+    assert sum(found.milliseconds.values()) == pytest.approx(sum(steps) / 2000, rel=0.02)
+    assert {"convolution", "normalisation", "optimiser", "head and loss"} <= set(found.milliseconds)
+    largest = max(found.milliseconds, key=found.milliseconds.__getitem__)
+    assert found.to_text().splitlines()[1].endswith(largest)
 
 
 def test_a_save_holds_all_that_a_training_does_and_is_a_share_of_its_time(tmp_path, monkeypatch):

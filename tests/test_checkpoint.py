@@ -131,7 +131,7 @@ def test_an_absent_checkpoint_is_an_error(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"format": 99, "facever": "9.9.9"}, r"format 99, written by facever 9\.9\.9; this is"),
-        ({"format": 0}, "reads formats 1 to 2"),
+        ({"format": 0}, "reads formats 1 to 3"),
         ({"format": "1"}, "it has no format number"),
         ({"extra": 1}, r"missing \[\], unknown \['extra'\]"),
         ({"progress": [], "step": 1.5}, r"of another type \['step', 'progress'\]"),

@@ -4,6 +4,9 @@ import copy
 import itertools
 import resource
 import signal
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +16,7 @@ import torch
 from torch import nn
 
 from facever.data.loader import Batch
+from facever.deadline import Deadline
 from facever.encoder import Encoder
 from facever.engine import PATIENCE, Interrupted, fit, stop_signals
 from facever.errors import TrainingError
@@ -59,19 +63,23 @@ def batches(epoch, position):
     yield from (batch_of(part) for part in np.split(order, 3)[position:])
 
 
-def run(state, settings=None, *, save=None, eers=(20.0, 10.0), stopped=lambda: None, log=None):
+def run(
+    state, settings=None, *, save=None, eers=(20.0, 10.0), stopped=lambda: None, log=None,
+    schedule=lambda epochs: lambda step: 1.0, deadline=None,
+):  # fmt: skip
     figures = iter(eers)
     fit(
         state,
         settings or recipe(),
         batches=batches,
-        schedule=lambda step: 1.0,
+        schedule=schedule,
         validate=lambda network: {"EER": next(figures), "threshold": 0.1},
         save=save or (lambda state, best: None),
         log=log or (lambda step, epoch, values: None),
         report=lambda done, total, text="": None,
         paths=lambda indices: [f"{i}.jpg" for i in indices.tolist()],
         stopped=stopped,
+        deadline=deadline,
     )
     return state
 
@@ -268,7 +276,7 @@ def test_a_finite_step_forgives_the_ones_before():
             yield batch
 
     fit(
-        state, recipe(epochs=8), batches=flicker, schedule=lambda step: 1.0,
+        state, recipe(epochs=8), batches=flicker, schedule=lambda epochs: lambda step: 1.0,
         validate=lambda network: {"EER": 5.0}, save=lambda state, best: None,
         log=lambda step, epoch, values: None, report=lambda done, total, text="": None,
         paths=lambda indices: [], stopped=lambda: None,
@@ -308,12 +316,92 @@ def test_a_plateau_lowers_the_learning_rate_when_eer_stops_falling():
 def test_the_averaged_network_is_what_validation_sees():
     state, seen = new_state(average=True), []
     fit(
-        state, recipe(epochs=1), batches=batches, schedule=lambda step: 1.0,
+        state, recipe(epochs=1), batches=batches, schedule=lambda epochs: lambda step: 1.0,
         validate=lambda network: seen.append(network) or {"EER": 1.0},
         save=lambda state, best: None, log=lambda step, epoch, values: None,
         report=lambda done, total, text="": None, paths=lambda indices: [], stopped=lambda: None,
     )  # fmt: skip
     assert seen == [state.average.encoder]
+
+
+class Clock:
+    """Time of which a second passes at each look."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 1.0
+        return self.now
+
+
+def linear(epochs):
+    return lambda step: 1 - step / (3 * epochs)
+
+
+def test_a_run_that_does_not_end_in_time_is_shortened_with_the_course_of_its_learning_rate(capsys):
+    """Three steps are three looks at the clock, and the end of the first epoch is one more."""
+    rates, saved = [], []
+    deadline = Deadline(20.0, age=0.0, clock=Clock())
+    state = run(
+        new_state(), recipe(epochs=9, log_every=1), eers=itertools.repeat(9.0), schedule=linear,
+        deadline=deadline, save=lambda state, best: saved.append(state.state_dict()["progress"]),
+        log=lambda step, epoch, values: rates.append(values["lr"]) if "lr" in values else None,
+    )  # fmt: skip
+    assert "9 epochs would not end in time; shortened to 4" in capsys.readouterr().err
+    assert state.epoch == 4
+    assert [progress["epochs"] for progress in saved] == [4] * 4
+    np.testing.assert_allclose(rates[:3], [0.05 * linear(9)(step) for step in range(3)])
+    np.testing.assert_allclose(rates[3:], [0.05 * linear(4)(step) for step in range(3, 12)])
+
+
+def test_a_shortened_run_goes_on_to_the_same_weights_whatever_the_time(capsys):
+    whole, kept = new_state(), {}
+    eers = itertools.repeat(9.0)
+    run(
+        whole, recipe(epochs=9), eers=eers, schedule=linear,
+        deadline=Deadline(20.0, age=0.0, clock=Clock()),
+        save=lambda state, best: kept.setdefault(state.epoch, copy.deepcopy(state.state_dict())),
+    )  # fmt: skip
+    for limit in (None, 20.0, 1000.0):
+        second = new_state(seed=8)
+        second.load_state_dict(copy.deepcopy(kept[2]), "kept")
+        run(second, recipe(epochs=9), eers=eers, schedule=linear,
+            deadline=Deadline(limit, age=0.0, clock=Clock()))  # fmt: skip
+        assert second.epoch == 4
+        assert torch.equal(weights(second), weights(whole))
+
+
+def test_a_limit_without_room_for_two_epochs_stops_the_run_in_time_and_leaves_it_whole():
+    saved = []
+    state, clock = new_state(), Clock()
+    with pytest.raises(Interrupted, match=r"unfinished when engine\.max_time was over") as stop:
+        run(state, recipe(epochs=9), eers=itertools.repeat(9.0),
+            deadline=Deadline(8.0, age=0.0, clock=clock),
+            save=lambda state, best: saved.append(state.step))  # fmt: skip
+    assert stop.value.exit_code == 0
+    assert saved[-1] == state.step > 3
+    assert clock.now < 8
+    assert state.epochs == 0
+
+
+def test_the_time_for_a_save_and_the_longest_pause_are_left_before_the_limit():
+    times = iter([0.0, 1.0, 8.0, 9.0, 20.0, 28.0])
+    deadline = Deadline(60.0, age=10.0, saving=lambda: 8.0, clock=lambda: next(times))
+    # At 20 it is 20 + 11 + 2 x 8 of 50 seconds, at 28 it is 55.
+    assert [deadline.passed() for _ in range(5)] == [False, False, False, False, True]
+    assert not Deadline().passed()
+    assert Deadline().epochs(1.0) is None
+
+
+def test_the_age_of_a_process_is_the_time_since_it_began():
+    began = time.monotonic()
+    answer = subprocess.run(
+        [sys.executable, "-c",
+         "import time; time.sleep(0.3); from facever.deadline import process_age as a; print(a())"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert 0.3 <= float(answer.stdout) <= time.monotonic() - began + 0.02
 
 
 def send_twice():
@@ -340,7 +428,8 @@ def test_a_signal_during_the_last_validation_is_not_forgotten():
     saved = []
     with pytest.raises(Interrupted) as caught, stop_signals() as stopped:
         fit(
-            new_state(), recipe(epochs=1), batches=batches, schedule=lambda step: 1.0,
+            new_state(), recipe(epochs=1), batches=batches,
+            schedule=lambda epochs: lambda step: 1.0,
             validate=lambda network: signal.raise_signal(signal.SIGTERM) or {"EER": 5.0},
             save=lambda state, best: saved.append(state.epoch), stopped=stopped,
             log=lambda step, epoch, values: None, report=lambda done, total, text="": None,

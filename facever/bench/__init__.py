@@ -10,10 +10,22 @@ from typing import Any
 
 import torch
 
-from facever.bench import eer, heads, identify, save, step, synth
+from facever.bench import (
+    eer,
+    growth,
+    heads,
+    identify,
+    load,
+    save,
+    start,
+    step,
+    submit,
+    synth,
+)
 from facever.bench.harness import Options, Timing, compare
 from facever.bench.memory import peak_bytes
 from facever.bench.rows import Memory, Row, table
+from facever.bench.trace import Trace, trace
 from facever.config import nearest, resolve
 from facever.errors import ConfigError
 from facever.loss_setup import check_loss
@@ -27,19 +39,25 @@ __all__ = [
     "Options",
     "Row",
     "Timing",
+    "Trace",
     "ask",
     "compare",
     "peak_bytes",
     "run",
     "table",
+    "trace",
 ]
 
 BENCHES: dict[str, Callable[[Options], Iterator[Row]]] = {
     "eer": eer.measure,
+    "growth": growth.measure,
     "heads": heads.measure,
     "identify": identify.measure,
+    "load": load.measure,
     "save": save.measure,
+    "start": start.measure,
     "step": step.measure,
+    "submit": submit.measure,
     "synth": synth.measure,
 }
 

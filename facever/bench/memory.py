@@ -6,7 +6,6 @@ has a buffer as large as its input that no Python object stands for.
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +13,8 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
+
+from facever.data.workers import free_memory
 
 
 def peak_bytes(step: Callable[[], Tensor], leaves: Sequence[Tensor]) -> int | None:
@@ -41,12 +42,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Bytes of a device's memory that can be had; None where it does not tell."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    table = Path("/proc/meminfo")
-    if device.type != "cpu" or not table.exists():
-        return None
-    # Not MemFree: what caches files is given back when it is asked for.
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", table.read_text(), re.MULTILINE)
-    return 1024 * int(found[1]) if found else None
+    return free_memory() if device.type == "cpu" else None
 
 
 def _clear(leaves: Sequence[Tensor]) -> None:

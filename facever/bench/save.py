@@ -1,6 +1,7 @@
-"""What saving costs: a checkpoint that no fault can harm, against the bare writing of its bytes.
+"""What saving costs: the time that a training waits, against the bare writing of the bytes.
 
-And as a share of the training time between two saves, which is what a run pays for it.
+And as a share of the training time between two saves, which is what a run pays for it. The
+checkpoint itself - hashed, fsynced, renamed and linked - is written beside the training.
 """
 
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from facever.config import Config, resolve
 from facever.encoder import build_encoder
 from facever.loss_setup import check_loss, make_loss
 from facever.optim import build_optimizer, parameter_groups
+from facever.saver import Saver
 from facever.step import TrainState
 
 # Of the time between two saves.
@@ -24,19 +26,21 @@ AIM = 0.01
 
 
 def measure(options: Options) -> Iterator[Row]:
-    """One row a size of classifier: hashed, fsynced, renamed and linked, against `torch.save`."""
+    """One row a size of classifier."""
     config = resolve([], options.assignments, check=check_loss)
     minutes = config.engine.checkpoint_minutes
     for identities in options.identities:
-        state = _trained(config, identities)
+        state = trained(config, identities)
         payload = {name: kind() for name, kind in checkpoint.KEYS.items()} | state.state_dict()
         with TemporaryDirectory(dir=".") as folder:
-            run = Path(folder)
+            run, saver = Path(folder), Saver(Path(folder))
             timing = compare(
-                partial(checkpoint.save_last, run, payload, best=True),
+                partial(saver, payload, best=True),
                 partial(torch.save, payload, run / "bare.pt"),
                 repeats=options.repeats,
+                before=saver.wait,
             )
+            saver.wait()
             size = (run / "last.pt").stat().st_size
         share = timing.seconds / (60 * minutes)
         verdict = "met" if share < AIM else "missed"
@@ -47,12 +51,13 @@ def measure(options: Options) -> Iterator[Row]:
             timing,
             conditions={
                 "megabytes": size // 10**6,
+                "written": f"on the disk {saver.seconds:.1f} s later",
                 "share": f"{share:.2%} of {minutes:g} minutes (below {AIM:.0%}: {verdict})",
             },
         )
 
 
-def _trained(config: Config, identities: int) -> TrainState:
+def trained(config: Config, identities: int) -> TrainState:
     """Give a training after its first step, when the optimiser holds all that it ever will."""
     encoder = build_encoder(
         **config.model.model_dump() | {"pretrained": False}, image_size=config.data.image_size

@@ -6,20 +6,16 @@ already. Blocks of both alternate, so that a machine whose speed drifts drifts f
 Without `data.root` it trains on drawn faces.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import repeat
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
+from facever.bench.faces import configured
 from facever.bench.harness import Options, compare
 from facever.bench.rows import Row
-from facever.config import resolve
+from facever.config import Config
 from facever.data.loader import Batch
-from facever.data.synth import synthesise
-from facever.loss_setup import check_loss
-from facever.prepare import batch_stream, build_parts, open_data
+from facever.prepare import Parts, batch_stream, build_parts, open_data
 from facever.step import train_step
-from facever.tracking import note
 
 STEPS = 4  # of a block
 
@@ -29,23 +25,14 @@ AIM, GPU_AIM = 1 / 0.95, 1 / 0.90
 
 def measure(options: Options, *, steps: int = STEPS) -> Iterator[Row]:
     """One row, of blocks of `steps` training steps."""
-    with TemporaryDirectory() as folder:
-        layers = []
-        if not any(text.startswith("data.root=") for text in options.assignments):
-            note("step: no data.root given; drawing faces")
-            faces = Path(folder) / "faces"
-            synthesise(faces, identities=100, images=20)
-            layers = [{"data": {"root": str(faces)}}]
-        config = resolve(layers, options.assignments, check=check_loss)
-        data = open_data(config.data)
-        parts = build_parts(config, data, pretrained=False)
-        batches = batch_stream(config, data, parts)
-        stream = (batch for epoch in range(10**6) for batch in batches(epoch, 0))
+    with configured("step", options) as config:
+        parts, stream = training(config)
+        schedule = parts.schedule(parts.recipe.epochs)
         resident = next(stream)
 
         def block(source: Iterator[Batch]) -> None:
             for _ in range(steps):
-                train_step(parts.state, parts.recipe, next(source), parts.schedule)
+                train_step(parts.state, parts.recipe, next(source), schedule)
 
         timing = compare(
             lambda: block(stream), lambda: block(repeat(resident)), repeats=options.repeats
@@ -65,3 +52,11 @@ def measure(options: Options, *, steps: int = STEPS) -> Iterator[Row]:
         },
         images=steps * len(resident.labels),
     )
+
+
+def training(config: Config) -> tuple[Parts, Generator[Batch, None, None]]:
+    """Build what a training consists of, with batches that do not end."""
+    data = open_data(config.data)
+    parts = build_parts(config, data, pretrained=False)
+    batches = batch_stream(config, data, parts)
+    return parts, (batch for epoch in range(10**6) for batch in batches(epoch, 0))

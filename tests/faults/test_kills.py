@@ -12,7 +12,7 @@ from facever.checkpoint import file_digest
 LONG = ("optim.epochs=10", "optim.warmup=1")
 CASES = {
     "ce, dropout": ("train", "model.drop_rate=0.2"),
-    "ce, files, 2 workers": ("train", "data.pack=off", "data.workers=2"),
+    "ce, files, 2 workers": ("train", "data.pack=files", "data.workers=2"),
     "adaface, accumulation": ("train", "--loss", "adaface", "optim.accumulate=2"),
     "elasticface, averaging": ("train", "--loss", "elasticface", "optim.ema=0.9"),
     "triplet": ("train", "--loss", "triplet"),
