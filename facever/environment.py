@@ -1,7 +1,6 @@
 """What a run is run with: versions, device, data, parameters; on disk and in the banner."""
 
 import json
-import math
 import os
 import platform
 import sys
@@ -13,8 +12,9 @@ import torch
 
 import facever
 from facever import checkpoint
-from facever.competition import DEFAULT, profile
+from facever.competition import METRICS
 from facever.config import Config
+from facever.contest import choose
 from facever.errors import ConfigError
 from facever.prepare import OpenData, Parts, budget
 
@@ -46,6 +46,7 @@ def describe(
         "threads": torch.get_num_threads(),
         "precision": parts.recipe.precision,
         "commit": _commit(),
+        "competition": _competition(config, data),
         "data": data.describe(),
         "parameters": budget(parts),
         "steps_per_epoch": parts.steps_per_epoch,
@@ -55,12 +56,30 @@ def describe(
     }
 
 
+def _competition(config: Config, data: OpenData) -> Values:
+    """Tell whose data this is, and what the banner says about it."""
+    found = choose(config.data, data.manifest)
+    assert found is not None
+    rules = found.rules
+    return {
+        "name": rules.name,
+        "detected": str(found),
+        "metric": rules.metric,
+        "parameter_cap": rules.parameter_cap,
+    }
+
+
+def own_keys() -> dict[str, str]:
+    """Give the keys that this process was started with, by variable; they belong in no file."""
+    values = {name: os.environ.get(name, "") for name in KEYS}
+    return {name: value for name, value in values.items() if len(value) >= _KEY_LENGTH}
+
+
 def _refuse_keys(command: list[str], config: Config) -> None:
     """Stop before a key is written down: a run's files are shown, handed on and uploaded."""
     recorded = json.dumps([command, config.to_dict()])
-    for name in KEYS:
-        value = os.environ.get(name, "")
-        if len(value) >= _KEY_LENGTH and value in recorded:
+    for name, value in own_keys().items():
+        if value in recorded:
             raise ConfigError(
                 f"{name}: its value stands on the command line or in the configuration, which a "
                 "run's files would repeat\n  expected in the environment alone; leave it out"
@@ -78,17 +97,22 @@ def _commit() -> str | None:
 
 
 def banner(config: Config, environment: Values) -> str:
-    """Say in five lines what is about to run."""
+    """Say in six lines what is about to run."""
     data, parameters = environment["data"], environment["parameters"]
-    cap = profile(DEFAULT).parameter_cap or math.inf
+    competition = environment["competition"]
+    cap = competition["parameter_cap"]
+    within = "within" if cap is None or parameters["total"] <= cap else "ABOVE"
+    limit = "no cap is known" if cap is None else f"{within} the {cap / 1e6:.0f} M cap"
     return (
         f"facever {facever.__version__} {environment['verb']}: {config.model.backbone}, "
         f"{config.model.embedding_dim}-d, loss {config.loss.name}\n"
+        f"  competition {competition['detected']}; ranked by {METRICS[competition['metric']]}\n"
         f"  data       {data['layout']}: {data['train']:,} images of {data['identities']:,} "
-        f"identities, {data['dev']:,} dev, {data['val_pairs']:,} validation pairs\n"
+        f"identities ({data['tier']}), {data['dev']:,} dev, "
+        f"{data['val_pairs']:,} validation pairs\n"
         f"  parameters {parameters['total'] / 1e6:.2f} M = encoder "
         f"{parameters['encoder'] / 1e6:.2f} M + classifier {parameters['classifier'] / 1e6:.2f} M"
-        f" ({'within' if parameters['total'] <= cap else 'ABOVE'} the {cap / 1e6:.0f} M cap)\n"
+        f" ({limit})\n"
         f"  run        {config.optim.epochs} epochs of {environment['steps_per_epoch']:,} steps, "
         f"batch {config.optim.batch_size}, {environment['device']} "
         f"({environment['threads']} threads), {environment['precision']}"

@@ -17,6 +17,7 @@ from facever.backbones import BACKBONES
 from facever.competition import Profile, profile
 from facever.competition import Verdict as Allowance
 from facever.config import resolve
+from facever.contest import test_images
 from facever.data.lists import PairList
 from facever.embed import encoder_of
 from facever.encoder import Encoder
@@ -25,6 +26,8 @@ from facever.kaggle.log import read_log
 from facever.loss_setup import saved_loss
 from facever.losses import Loss, SumLoss
 from facever.losses.softmax import MarginSoftmax
+from facever.naming import lint_combined_file, lint_names_file
+from facever.people import possible_people
 from facever.prepare import data_fingerprint, read_data
 from facever.submit import lint_file
 
@@ -41,12 +44,23 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Model:
+    """A checkpoint, rebuilt."""
+
+    path: Path
+    payload: Values
+    encoder: Encoder
+    loss: Loss
+
+
+@dataclass(frozen=True)
 class Checked:
-    """All rules of a competition."""
+    """All rules of a competition, and the models that they were checked on."""
 
     paths: Sequence[Path]
     competition: str
     lines: Sequence[Line]
+    models: Sequence[Model]
 
     @property
     def broken(self) -> list[Line]:
@@ -69,16 +83,6 @@ class Checked:
         return "\n".join(
             [head, *(f"  {ln.verdict:<13}  {ln.rule:<{width}}  {ln.why}" for ln in self.lines)]
         )
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A checkpoint, rebuilt."""
-
-    path: Path
-    payload: Values
-    encoder: Encoder
-    loss: Loss
 
 
 def check(paths: Sequence[Path], competition: str, sample: Path | None = None) -> Checked:
@@ -106,10 +110,10 @@ def check(paths: Sequence[Path], competition: str, sample: Path | None = None) -
     ]
     for path in paths:
         if path.suffix == ".csv":
-            lines.append(_submission(path, rules))
+            lines.append(check_submission(path, rules))
         elif path.is_dir():
             lines.append(_secrets(path))
-    return Checked(paths, rules.name, lines)
+    return Checked(paths, rules.name, lines, models)
 
 
 def _checkpoints(paths: Sequence[Path]) -> Iterator[Path]:
@@ -124,17 +128,29 @@ def _checkpoints(paths: Sequence[Path]) -> Iterator[Path]:
 
 def _members(csv: Path) -> Iterator[Path]:
     """Yield the checkpoints that a submission was made with."""
-    for member in _side_car(csv)["checkpoints"]:
+    for member in side_car(csv)["checkpoints"]:
         path = Path(member["path"])
         if path.exists() and checkpoint.file_digest(path) != member["sha256"]:
-            raise DataError(f"{path}: is no longer the checkpoint that {csv} was made with")
+            raise DataError(
+                f"{path}: is no longer the checkpoint that {csv} was made with\n"
+                "  put that one back, or let `facever submit` write the CSV anew"
+            )
         yield path
 
 
-def _side_car(csv: Path) -> Values:
+def side_car(csv: Path) -> Values:
+    """Read what a submission was made of.
+
+    Raises:
+        DataError: there is no side-car, or none of `submit`.
+    """
     try:
         values: Values = json.loads(csv.with_suffix(".json").read_text(encoding="utf-8"))
-        return {"checkpoints": list(values["checkpoints"]), "pairs": dict(values["pairs"])}
+        return {
+            "checkpoints": list(values["checkpoints"]),
+            "pairs": dict(values.get("pairs", {})),
+            "data": dict(values["config"]["data"]),
+        }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(
             f"{csv}: no side-car {csv.with_suffix('.json').name} that says how it was made: {error}"
@@ -142,20 +158,28 @@ def _side_car(csv: Path) -> Values:
         ) from None
 
 
-def _rebuilt(path: Path) -> _Model:
+def _rebuilt(path: Path) -> Model:
     payload = checkpoint.load(path)
-    return _Model(path, payload, encoder_of(payload, str(path)), saved_loss(payload, str(path)))
+    return Model(path, payload, encoder_of(payload, str(path)), saved_loss(payload, str(path)))
 
 
-def _parameters(models: Sequence[_Model], rules: Profile) -> Line:
-    """Count the parameters of all models with their classifiers, shared ones once."""
+def count_parameters(models: Sequence[Model]) -> tuple[int, int]:
+    """Count the parameters of all models with their classifiers, shared ones once.
+
+    Returns:
+        all of them, and those of them that are trainable.
+    """
     modules = [module for model in models for module in (model.encoder, model.loss)]
     found = {id(p): p for module in modules for p in module.parameters()}.values()
     storages = {p.untyped_storage().data_ptr(): p.numel() for p in found}
     trainable = {p.untyped_storage().data_ptr(): p.numel() for p in found if p.requires_grad}
-    total, cap = sum(storages.values()), rules.parameter_cap
+    return sum(storages.values()), sum(trainable.values())
+
+
+def _parameters(models: Sequence[Model], rules: Profile) -> Line:
+    (total, trainable), cap = count_parameters(models), rules.parameter_cap
     members = f" of {len(models)} models" if len(models) > 1 else ""
-    why = f"{total:,}{members}, {sum(trainable.values()):,} of them trainable, classifier included"
+    why = f"{total:,}{members}, {trainable:,} of them trainable, classifier included"
     if cap is None:
         return Line("parameters", "ask the staff", f"{why}; no cap is known")
     return Line("parameters", "pass" if total <= cap else "fail", f"{why}; the cap is {cap:,}")
@@ -173,7 +197,7 @@ _NOT_CNN = re.compile("attention|attn|transformer|lstm|gru|rnn|graph", re.IGNORE
 _GATES = re.compile("squeeze|^se(module|layer|block)?$|eca|cbam", re.IGNORECASE)
 
 
-def _architecture(models: Sequence[_Model], rules: Profile) -> Iterator[Line]:
+def _architecture(models: Sequence[Model], rules: Profile) -> Iterator[Line]:
     imported = sorted({_backbone(m) for m in models if _backbone(m) not in BACKBONES})
     if imported:
         why = f"{', '.join(imported)} is timm's"
@@ -192,11 +216,11 @@ def _architecture(models: Sequence[_Model], rules: Profile) -> Iterator[Line]:
         yield Line("convolutions only", "pass", "no attention, recurrence or graph in it")
 
 
-def _backbone(model: _Model) -> str:
+def _backbone(model: Model) -> str:
     return str(model.payload["config"]["model"]["backbone"])
 
 
-def _pretrained(models: Sequence[_Model], rules: Profile) -> Line:
+def _pretrained(models: Sequence[Model], rules: Profile) -> Line:
     """Follow each checkpoint to its parents, as far as they are at hand."""
     known = _known_checkpoints()
     waiting, seen, lost = [(str(m.path), m.payload) for m in models], 0, []
@@ -222,7 +246,7 @@ def _known_checkpoints() -> dict[str, Path]:
     return {path.read_text().strip(): path.with_suffix("") for path in side_cars}
 
 
-def _data(models: Sequence[_Model], rules: Profile) -> Iterator[Line]:
+def _data(models: Sequence[Model], rules: Profile) -> Iterator[Line]:
     """Tell whether each model was trained on the competition's training images alone."""
     for model in models:
         config = resolve([{"data": model.payload["config"]["data"]}])
@@ -236,14 +260,14 @@ def _data(models: Sequence[_Model], rules: Profile) -> Iterator[Line]:
         trained = f"{lineage['train_images']:,} images of {manifest.train.root}"
         if data_fingerprint(manifest) != lineage["data"]:
             yield Line("training data", "ask the staff", f"{where}{trained} have changed since")
-        elif manifest.layout == "hw2p2" or rules.external_data == "allowed":
+        elif rules.layout in (manifest.layout, "auto") or rules.external_data == "allowed":
             yield Line("training data", "pass", where + trained)
         else:
             why = f"{where}{trained}, laid out as {manifest.layout}"
             yield Line("training data", "ask the staff", f"{why}; is that the competition's data?")
 
 
-def _smoothing(models: Sequence[_Model], rules: Profile) -> Line:
+def _smoothing(models: Sequence[Model], rules: Profile) -> Line:
     for model in models:
         terms = model.loss.losses() if isinstance(model.loss, SumLoss) else {"": model.loss}
         angular = [loss for loss in terms.values() if isinstance(loss, MarginSoftmax)]
@@ -254,7 +278,7 @@ def _smoothing(models: Sequence[_Model], rules: Profile) -> Line:
     return Line("smoothing with a margin", "pass", "not both in one loss; no CutMix, no Mixup")
 
 
-def _same_model(models: Sequence[_Model], rules: Profile) -> Line:
+def _same_model(models: Sequence[Model], rules: Profile) -> Line:
     """Compare with the checkpoints of the best submission that was uploaded from here."""
     rule = "model of the best submission"
     if not rules.same_model:
@@ -266,25 +290,48 @@ def _same_model(models: Sequence[_Model], rules: Profile) -> Line:
     best = (max if rules.higher_is_better else min)(scored, key=lambda entry: entry["score"])
     own = sorted(checkpoint.file_digest(model.path) for model in models)
     try:
-        its = sorted(member["sha256"] for member in _side_car(Path(best["csv"]))["checkpoints"])
+        its = sorted(member["sha256"] for member in side_car(Path(best["csv"]))["checkpoints"])
     except DataError as error:
         return Line(rule, "ask the staff", str(error).splitlines()[0])
     why = f"{best['csv']}, score {best['score']:g}"
     return Line(rule, "pass" if own == its else "fail", why)
 
 
-def _submission(csv: Path, rules: Profile) -> Line:
-    """Lint a CSV by the pairs that it answers."""
-    about = _side_car(csv)["pairs"]
+def check_submission(csv: Path, rules: Profile) -> Line:
+    """Lint a CSV by the pairs, or the images, that it answers."""
+    if rules.task != "verification":
+        problems, rows = _named_problems(csv, rules)
+        return _linted(problems, rows, rules)
+    about = side_car(csv)["pairs"]
     source = Path(about["file"] or "")
     if not source.is_file() or checkpoint.file_digest(source) != about["sha256"]:
         return Line("submission", "ask the staff", f"its pair file {source} is gone or changed")
     pairs = _pairs(source)
-    problems = lint_file(csv, pairs, rules)
+    return _linted(lint_file(csv, pairs, rules), len(pairs), rules)
+
+
+def _linted(problems: Sequence[str], rows: int, rules: Profile) -> Line:
     if problems:
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return Line("submission", "fail", problems[0] + more)
-    return Line("submission", "pass", f"{len(pairs):,} rows, as {rules.name} wants them")
+    return Line("submission", "pass", f"{rows:,} rows, as {rules.name} wants them")
+
+
+def _named_problems(csv: Path, rules: Profile) -> tuple[list[str], int]:
+    """Lint a CSV of names by the data that it answers; give how many rows are wanted too."""
+    manifest = read_data(resolve([{"data": side_car(csv)["data"]}]).data)
+    if rules.task == "identification":
+        open_set = manifest.open_set
+        if open_set is None or open_set.test is None:
+            raise DataError(f"{manifest.root}: no known/ and unknown_test/ that {csv} answers")
+        images = open_set.test.paths
+        return lint_names_file(csv, images, possible_people(open_set), rules), len(images)
+    if manifest.test_pairs is None or manifest.sample is None:
+        raise DataError(f"{manifest.root}: no test pairs or no sample submission for {csv}")
+    answered = profile(rules.name, manifest.sample)
+    images, possible = test_images(manifest).paths, frozenset(manifest.identities)
+    problems = lint_combined_file(csv, manifest.test_pairs, images, possible, answered)
+    return problems, len(answered.sample_rows)
 
 
 def _pairs(source: Path) -> PairList:
@@ -308,10 +355,15 @@ _SECRET = re.compile(
 )
 
 
+def holds_key(data: bytes) -> bool:
+    """Whether there is what looks like a key of Kaggle, W&B or Hugging Face."""
+    return _SECRET.search(data) is not None
+
+
 def _secrets(run: Path) -> Line:
     """Look for keys in everything that lies in the folder but checkpoints."""
     files = [path for path in sorted(run.rglob("*")) if path.is_file() and path.suffix != ".pt"]
-    guilty = [path for path in files if _SECRET.search(path.read_bytes())]
+    guilty = [path for path in files if holds_key(path.read_bytes())]
     if guilty:
         return Line("no secrets", "fail", f"{guilty[0]} holds what looks like a key")
     return Line("no secrets", "pass", f"no key in {len(files)} files of {run}")

@@ -3,7 +3,6 @@
 What Kaggle would reject, or rank last without a word, is refused here, and nothing is written.
 """
 
-import csv
 import hashlib
 import os
 from collections import Counter
@@ -15,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 import facever
-from facever.competition import Profile
+from facever.competition import Profile, read_csv_rows
 from facever.data.lists import PairList
-from facever.errors import CheckFailed, ConfigError, DataError
+from facever.errors import CheckFailed, ConfigError
 from facever.metrics import equal_error_rate
 from facever.score import csv_text, parse_score
 from facever.storage import write_json, write_text
@@ -52,28 +51,63 @@ def write_submission(
         ConfigError: `path` ends with .json, where the side-car goes.
         StorageError: a file could not be written.
     """
+    problems = lint(scores, pairs.rows, profile, validation_eer=validation_eer(side_car))
+    rows = (
+        [] if problems else zip(submission_ids(pairs.rows, profile), as_text(scores), strict=True)
+    )
+    return write_linted(
+        path, list(rows), profile, problems, {**side_car, "pairs": source_of(pairs)}
+    )
+
+
+def write_linted(
+    path: str | os.PathLike[str],
+    rows: Sequence[Sequence[str]],
+    profile: Profile,
+    problems: Sequence[str],
+    side_car: Mapping[str, Any],
+) -> Path:
+    """Write rows below the profile's header, unless there are problems; side-car first.
+
+    Raises:
+        CheckFailed: there are problems; nothing is written.
+        ConfigError: `path` ends with .json, where the side-car goes.
+        StorageError: a file could not be written.
+    """
     target = Path(path)
     if target.suffix == ".json":
         raise ConfigError(f"{target}: the side-car goes there; name the submission .csv")
-    validation = side_car.get("validation") or {}
-    problems = lint(scores, pairs.rows, profile, validation_eer=validation.get("eer"))
     if problems:
         raise CheckFailed(f"{target.name}: not written\n  " + "\n  ".join(problems))
-    # Adding zero turns -0 into 0; nine digits tell any two float32 scores apart.
-    values = [f"{score + 0.0:.9g}" for score in np.asarray(scores).tolist()]
-    rows = list(zip(submission_ids(pairs.rows, profile), values, strict=True))
     text = csv_text(profile.header, rows)
     about = {
         **side_car,
         "competition": profile.name,
-        "pairs": {"file": _from_here(pairs.source), "sha256": pairs.sha256},
+        "metric": {"name": profile.metric, "higher_is_better": profile.higher_is_better},
         "rows": len(rows),
         "sha256": hashlib.sha256(text.encode("utf-8")).hexdigest(),
-        "lint": problems,
+        "lint": list(problems),
         "facever": facever.__version__,
     }
     write_json(target.with_suffix(".json"), about)
     return write_text(target, text)
+
+
+def as_text(scores: ArrayLike) -> list[str]:
+    """Scores with nine digits, which tell any two float32 numbers apart."""
+    # Adding zero turns -0 into 0.
+    return [f"{score + 0.0:.9g}" for score in np.asarray(scores).tolist()]
+
+
+def source_of(pairs: PairList) -> dict[str, str | None]:
+    """Tell, for a side-car, which pairs were scored."""
+    return {"file": _from_here(pairs.source), "sha256": pairs.sha256}
+
+
+def validation_eer(side_car: Mapping[str, Any]) -> float | None:
+    """EER of the labelled pairs, a fraction, where a side-car tells it."""
+    found: float | None = (side_car.get("validation") or {}).get("eer")
+    return found
 
 
 def _from_here(path: Path | None) -> str | None:
@@ -116,16 +150,22 @@ def lint(
     """
     values = np.asarray(scores, dtype=np.float64).reshape(-1)
     ids = submission_ids(rows, profile)
+    return [
+        *_sample_problems(ids, rows),
+        *_repeated_ids(ids),
+        *score_problems(values, rows, validation_eer),
+    ]
+
+
+def score_problems(
+    scores: ArrayLike, rows: Rows, eer: float | None, whose: str = "validation"
+) -> list[str]:
+    """Problems of the scores alone; arguments as `lint` has them."""
+    values = np.asarray(scores, dtype=np.float64).reshape(-1)
     problems = []
     if values.size != len(rows):
         problems.append(f"scores: {values.size} of them; the pair file has {len(rows)} pairs")
-    return [
-        *problems,
-        *_sample_problems(ids, rows),
-        *_repeated_ids(ids),
-        *_value_problems(values, rows),
-        *_sign_problems(validation_eer, "validation"),
-    ]
+    return [*problems, *_value_problems(values, rows), *_sign_problems(eer, whose)]
 
 
 def lint_file(path: str | os.PathLike[str], pairs: PairList, profile: Profile) -> list[str]:
@@ -136,17 +176,9 @@ def lint_file(path: str | os.PathLike[str], pairs: PairList, profile: Profile) -
     Raises:
         DataError: the file cannot be read.
     """
-    try:
-        with Path(path).open(encoding="utf-8", newline="") as file:
-            header, *rows = [row for row in csv.reader(file) if row] or [[]]
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(f"{path}: not a readable CSV ({error})") from error
-    if tuple(header) != profile.header:
-        hint = "; it begins with an index column" if tuple(header[1:]) == profile.header else ""
-        return [f"header: {','.join(header)!r}{hint}; expected {','.join(profile.header)!r}"]
-    broken = [row for row in rows if len(row) != 2]
-    if broken:
-        return [f"rows: {len(broken)} have not two columns, the first is {broken[0]}"]
+    rows, problems = read_submission(path, profile)
+    if problems:
+        return problems
     found = [row[0] for row in rows]
     expected = submission_ids(pairs.rows, profile)
     if len(expected) != len(pairs):
@@ -154,10 +186,29 @@ def lint_file(path: str | os.PathLike[str], pairs: PairList, profile: Profile) -
     value_of = {row[0]: parse_score(row[1]) for row in rows}
     values = np.array([value_of[key] for key in expected if key in value_of])
     return [
-        *_id_problems(found, expected),
+        *id_problems(found, expected),
         *_value_problems(values, pairs.rows),
         *_sign_problems(_labelled_eer(value_of, expected, pairs), "these pairs'"),
     ]
+
+
+def read_submission(
+    path: str | os.PathLike[str], profile: Profile
+) -> tuple[list[list[str]], list[str]]:
+    """Rows of a CSV below the profile's header, and what is wrong with their form.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    header, *rows = read_csv_rows(Path(path), "utf-8")
+    if tuple(header) != profile.header:
+        hint = "; it begins with an index column" if tuple(header[1:]) == profile.header else ""
+        return rows, [f"header: {','.join(header)!r}{hint}; expected {','.join(profile.header)!r}"]
+    width = len(profile.header)
+    broken = [row for row in rows if len(row) != width]
+    if broken:
+        return rows, [f"rows: {len(broken)} have not {width} columns, the first is {broken[0]}"]
+    return rows, []
 
 
 def _sample_problems(ids: Sequence[str], rows: Rows) -> list[str]:
@@ -166,15 +217,16 @@ def _sample_problems(ids: Sequence[str], rows: Rows) -> list[str]:
     return [f"sample file: {len(ids)} rows; the pair file has {len(rows)} pairs"]
 
 
-def _id_problems(found: Sequence[str], expected: Sequence[str]) -> list[str]:
+def id_problems(found: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """Ids that are missing, unknown or repeated."""
     problems = []
     if len(found) != len(expected):
-        problems.append(f"rows: {len(found)}; expected {len(expected)}, one for each pair")
+        problems.append(f"rows: {len(found)}; expected {len(expected)}, one for each")
     missing, unknown = set(expected) - set(found), set(found) - set(expected)
     if missing:
-        problems.append(f"ids: {len(missing)} pairs have no row, the first is {min(missing)!r}")
+        problems.append(f"ids: {len(missing)} have no row, the first is {min(missing)!r}")
     if unknown:
-        problems.append(f"ids: {len(unknown)} belong to no pair, the first is {min(unknown)!r}")
+        problems.append(f"ids: {len(unknown)} are not asked for, the first is {min(unknown)!r}")
     return problems + _repeated_ids(found)
 
 
