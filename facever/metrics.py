@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facever.errors import DataError
-from facever.resample import eer_replicates
+from facever.resample import eer_replicates, threshold_replicates
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -132,6 +132,39 @@ def fmr_threshold(scores: ArrayLike, mated: ArrayLike, fmr: float) -> float:
     return _between(float(barred), float(min(above, default=np.nextafter(barred, np.inf))))
 
 
+def hardest_pairs(
+    scores: ArrayLike, mated: ArrayLike, count: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the mated pairs that score lowest and of the non-mated that score highest.
+
+    Args:
+        scores: similarity of each pair, higher means more alike; shape (N,).
+        mated: True where both images show the same person; shape (N,).
+        count: how many of each kind, at most; the hardest first, of equal ones the earlier.
+
+    Raises:
+        DataError: as `equal_error_rate`, but one kind may be absent.
+    """
+    values, truth = _checked(scores, mated)
+    kinds = np.flatnonzero(truth), np.flatnonzero(~truth)
+    misses = kinds[0][np.argsort(values[kinds[0]], kind="stable")[:count]]
+    false = kinds[1][np.argsort(-values[kinds[1]].astype(np.float64), kind="stable")[:count]]
+    return misses, false
+
+
+def error_counts(
+    scores: ArrayLike, mated: ArrayLike, thresholds: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Non-mated pairs that match and mated pairs that do not, at each threshold; (T,) each.
+
+    Raises:
+        DataError: as `equal_error_rate`.
+    """
+    mated_scores, non_mated_scores = _split(scores, mated)
+    false = non_mated_scores.size - np.searchsorted(non_mated_scores, thresholds, "left")
+    return false, np.searchsorted(mated_scores, thresholds, "left")
+
+
 def accuracy(scores: ArrayLike, mated: ArrayLike) -> float:
     """Share of pairs decided rightly at the best threshold, chosen on these very pairs.
 
@@ -210,6 +243,37 @@ def bootstrap_eer(
     return min(low, certain), max(high, 1 - certain)
 
 
+def bootstrap_fmr_threshold(
+    scores: ArrayLike,
+    mated: ArrayLike,
+    fmr: float,
+    *,
+    left: ArrayLike | None = None,
+    right: ArrayLike | None = None,
+    confidence: float = 0.95,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile interval (low, high) of `fmr_threshold` over resampled images or identities.
+
+    It rests on the few highest non-mated scores: no replicate is above the highest of them, so
+    where `fmr` allows fewer than about ten false matches, the upper end is too low.
+
+    Args:
+        fmr: as `fmr_threshold`.
+        scores, mated, left, right, confidence, repeats, seed: as `bootstrap_eer`.
+
+    Raises:
+        DataError: as `fmr_threshold` and `bootstrap_eer`.
+    """
+    values, truth = _checked(scores, mated)
+    threshold = fmr_threshold(values, truth, fmr)
+    found = threshold_replicates(
+        values, fmr, threshold, truth, left, right, repeats=repeats, seed=seed
+    )
+    return _percentiles(found, threshold, confidence)
+
+
 @dataclass(frozen=True)
 class PairedDifference:
     """EER of a minus EER of b on the same pairs, with its interval and two-sided p-value."""
@@ -261,7 +325,8 @@ class Verification:
     """What is known about an encoder from labelled pairs; rates are fractions in [0, 1].
 
     `threshold` is the one at the EER. `tar_at_far` holds only the FARs that the non-mated pairs
-    resolve. `folds` is None, or `{"count", "accuracy", "standard_error"}` of the fold protocol.
+    resolve, which is `far_resolution` and above. `folds` is None, or `{"count", "accuracy",
+    "standard_error"}` of the fold protocol.
     """
 
     eer: float
@@ -279,7 +344,12 @@ class Verification:
     def to_json(self) -> dict[str, Any]:
         """The fields as `json.dumps` takes them; FARs become text such as "0.001"."""
         tars = {f"{far:g}": tar for far, tar in self.tar_at_far.items()}
-        return {**asdict(self), "tar_at_far": tars}
+        return {**asdict(self), "tar_at_far": tars, "far_resolution": self.far_resolution}
+
+    @property
+    def far_resolution(self) -> float:
+        """The lowest FAR above 0 that the non-mated pairs can show: one false match."""
+        return 1 / self.n_non_mated
 
 
 def verification(

@@ -6,16 +6,18 @@ N images, D dimensions, P pairs. A score is a cosine in [-1, 1], higher is more 
 import csv
 import io
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from facever.data.lists import pair_people
 from facever.data.tables import Table, fold_column, mated_column, read_table
 from facever.errors import DataError
+from facever.metrics import det_curve
 from facever.storage import write_text
 
 Floats = NDArray[np.float64]
@@ -44,7 +46,7 @@ def cosine_scores(
         DataError: an embedding is zero or not finite, and so has no direction.
     """
     lefts, rights = np.asarray(left), np.asarray(right)
-    norms = _norms(embeddings, names)
+    norms = row_norms(embeddings, names)
     scores = np.empty(lefts.size)
     for start in range(0, lefts.size, PAIRS_AT_ONCE):
         block = slice(start, start + PAIRS_AT_ONCE)
@@ -56,8 +58,34 @@ def cosine_scores(
     return np.clip(scores, -1.0, 1.0)
 
 
-def fuse(scorings: Sequence[ArrayLike]) -> Floats:
+def row_norms(embeddings: NDArray[Any], names: Sequence[str] | None = None) -> Floats:
+    """Length of each embedding (N, D), in float64, (N,).
+
+    Raises:
+        DataError: one is zero or not finite, and so has no direction; `names` are the images'.
+    """
+    norms = np.empty(len(embeddings))
+    for start in range(0, len(embeddings), PAIRS_AT_ONCE):
+        block = embeddings[start : start + PAIRS_AT_ONCE].astype(np.float64)
+        norms[start : start + len(block)] = np.sqrt(np.einsum("nd,nd->n", block, block))
+    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
+    if bad.size:
+        first = int(bad[0])
+        image = f"image {first}" if names is None else names[first]
+        kind = "zero" if norms[first] == 0 else "not finite"
+        raise DataError(
+            f"{image}: its embedding is {kind} ({bad.size} of {len(norms)} images have none that "
+            "can be compared)\n  expected finite vectors; is the checkpoint of a run that failed?"
+        )
+    return norms
+
+
+def fuse(scorings: Sequence[ArrayLike], weights: Floats | None = None) -> Floats:
     """Score of an ensemble: the mean of its members' scores, shape (P,).
+
+    Args:
+        scorings: scores of each member; shape (P,).
+        weights: of the members; None: all alike.
 
     Raises:
         DataError: there is no member, or they scored different numbers of pairs.
@@ -69,18 +97,41 @@ def fuse(scorings: Sequence[ArrayLike]) -> Floats:
             f"ensemble: members of shapes {sorted(shapes)}; "
             "expected at least one, all with scores of the same pairs"
         )
-    return np.asarray(np.mean(members, axis=0))
+    return np.asarray(np.average(members, axis=0, weights=weights))
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """A labelled score file. Names and `folds` are None where it has no such columns."""
+    """A labelled score file. Names and `folds` are None where it has no such columns.
+
+    `columns` are the further ones, by name, as text.
+    """
 
     left: tuple[str, ...] | None
     right: tuple[str, ...] | None
     scores: Floats
     mated: NDArray[np.bool_]
     folds: Ints | None
+    columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[tuple[str, str]] | None:
+        """Names of both images of each pair."""
+        if self.left is None or self.right is None:
+            return None
+        return list(zip(self.left, self.right, strict=True))
+
+    @property
+    def people(self) -> tuple[Sequence[str], Sequence[str]] | None:
+        """Who is on the left and on the right of each pair; None where that is not known."""
+        if self.left is None or self.right is None:
+            return None
+        return pair_people(self.left, self.right, self.mated, self.columns)
+
+    @property
+    def units(self) -> tuple[ArrayLike | None, ArrayLike | None]:
+        """What a bootstrap draws, of each side: people where they are known, else images."""
+        return self.people or (self.left, self.right)
 
 
 def read_scores(path: str | os.PathLike[str]) -> Scores:
@@ -111,6 +162,7 @@ def read_scores(path: str | os.PathLike[str]) -> Scores:
         scores=_numbers(table, columns["score"]),
         mated=np.array(mated_column(table, columns["mated"])) == 1,
         folds=np.array(fold_column(table, columns["fold"])) if "fold" in columns else None,
+        columns=table.other_columns(columns.values()),
     )
 
 
@@ -149,6 +201,18 @@ def write_scores(
     return write_text(path, csv_text(list(columns), list(zip(*columns.values(), strict=True))))
 
 
+def write_det(path: str | os.PathLike[str], scores: ArrayLike, mated: ArrayLike) -> Path:
+    """Write `fmr,fnmr,threshold` of every threshold, rising; the ROC is 1 - fnmr over fmr.
+
+    Raises:
+        DataError: as `metrics.det_curve`.
+        StorageError: the file could not be written.
+    """
+    columns = [column.tolist() for column in det_curve(scores, mated)]
+    rows = list(zip(*columns, strict=True))
+    return write_text(path, csv_text(("fmr", "fnmr", "threshold"), rows))
+
+
 def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """The table as CSV with LF line ends, every field as it is."""
     # Readers, ours included, take blanks at the ends of a field for padding unless it is quoted,
@@ -165,24 +229,6 @@ def csv_text(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def _is_fragile(field: object) -> bool:
     return isinstance(field, str) and (field != field.strip() or "\r" in field)
-
-
-def _norms(embeddings: NDArray[Any], names: Sequence[str] | None) -> Floats:
-    """Length of each embedding, (N,), none of them zero or not finite."""
-    norms = np.empty(len(embeddings))
-    for start in range(0, len(embeddings), PAIRS_AT_ONCE):
-        block = embeddings[start : start + PAIRS_AT_ONCE].astype(np.float64)
-        norms[start : start + len(block)] = np.sqrt(np.einsum("nd,nd->n", block, block))
-    bad = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
-    if bad.size:
-        first = int(bad[0])
-        image = f"image {first}" if names is None else names[first]
-        kind = "zero" if norms[first] == 0 else "not finite"
-        raise DataError(
-            f"{image}: its embedding is {kind} ({bad.size} of {len(norms)} images have none that "
-            "can be compared)\n  expected finite vectors; is the checkpoint of a run that failed?"
-        )
-    return norms
 
 
 def _names(table: Table, column: int) -> tuple[str, ...]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from facever.errors import ConfigError, DataError
-from facever.metrics import fmr_threshold
+from facever.metrics import bootstrap_fmr_threshold, fmr_threshold
 from facever.score import read_scores
 
 SCORES = "scores_val.csv"
@@ -21,6 +22,7 @@ class Threshold:
 
     Attributes:
         value: a match is a score of at least this, a cosine.
+        low: lower end of its 95 % interval, `high` the upper one; None where it is unknown.
         wanted_fmr: the FMR that was asked for; None where it is the threshold at EER.
         fmr: share of non-mated pairs that reach it; the EER at EER.
         fnmr: share of mated pairs that do not.
@@ -30,6 +32,8 @@ class Threshold:
     """
 
     value: float
+    low: float | None
+    high: float | None
     wanted_fmr: float | None
     fmr: float | None
     fnmr: float | None
@@ -59,10 +63,15 @@ class Threshold:
         if self.fmr is None or self.fnmr is None:
             return ""
         if self.wanted_fmr is not None:
-            return f": FMR {self.fmr:.3%}, FNMR {self.fnmr:.2%}"
+            return f": FMR {self.fmr:.3%}, FNMR {self.fnmr:.2%}{self._interval()}"
         if self.eer_low is None or self.eer_high is None:
             return f": EER {self.fmr:.2%}"
         return f": EER {self.fmr:.2%} (95 %: {self.eer_low:.2%} to {self.eer_high:.2%})"
+
+    def _interval(self) -> str:
+        if self.low is None or self.high is None:
+            return ""
+        return f"; 95 % interval of the threshold: {self.low:.4f} to {self.high:.4f}"
 
 
 def choose_threshold(
@@ -93,6 +102,8 @@ def _at_eer(checkpoint: Path, metrics: Mapping[str, Any]) -> Threshold | None:
     counts = {name: int(known[name]) for name in ("n_mated", "n_non_mated") if name in known}
     return Threshold(
         value=float(known["threshold"]),
+        low=None,
+        high=None,
         wanted_fmr=None,
         fmr=rates.get("EER"),
         fnmr=rates.get("EER"),
@@ -105,28 +116,62 @@ def _at_eer(checkpoint: Path, metrics: Mapping[str, Any]) -> Threshold | None:
 
 
 def _at_fmr(checkpoint: Path, fmr: float) -> Threshold:
-    if not 0 < fmr <= 1:
-        raise ConfigError(f"--fmr: {fmr:g}; expected a share above 0 and up to 1, such as 0.001")
     file = _scores_of(checkpoint)
     found = read_scores(file)
-    mated, non_mated = found.scores[found.mated], found.scores[~found.mated]
+    left, right = found.units
+    return threshold_at_fmr(
+        found.scores, found.mated, fmr, left=left, right=right, source=str(file)
+    )
+
+
+def threshold_at_fmr(
+    scores: ArrayLike,
+    mated: ArrayLike,
+    fmr: float,
+    *,
+    source: str,
+    left: ArrayLike | None = None,
+    right: ArrayLike | None = None,
+    repeats: int = 1000,
+    seed: int = 0,
+) -> Threshold:
+    """Take the lowest threshold that keeps to an FMR from labelled pairs, with its interval.
+
+    Args:
+        scores, mated, left, right, repeats, seed: as `metrics.bootstrap_eer` has them.
+        fmr: share of non-mated pairs that may match, in (0, 1].
+        source: where the scores are from.
+
+    Raises:
+        ConfigError: no FMR, or one that is finer than the pairs can show.
+        DataError: one kind of pair is absent.
+    """
+    if not 0 < fmr <= 1:
+        raise ConfigError(f"--fmr: {fmr:g}; expected a share above 0 and up to 1, such as 0.001")
+    values, truth = np.asarray(scores), np.asarray(mated).astype(bool)
+    mated_scores, non_mated = values[truth], values[~truth]
     if non_mated.size and fmr < 1 / non_mated.size:
         raise ConfigError(
-            f"--fmr: {fmr:g}; the {non_mated.size:,} non-mated pairs of {file} cannot show an FMR "
-            f"below 1/{non_mated.size}\n  expected at least {1 / non_mated.size:.3g}, or a run "
+            f"--fmr: {fmr:g}; the {non_mated.size:,} non-mated pairs of {source} cannot show an "
+            f"FMR below 1/{non_mated.size}\n  expected at least {1 / non_mated.size:.3g}, or a run "
             "with more validation pairs"
         )
-    threshold = fmr_threshold(found.scores, found.mated, fmr)
+    threshold = fmr_threshold(values, truth, fmr)
+    low, high = bootstrap_fmr_threshold(
+        values, truth, fmr, left=left, right=right, repeats=repeats, seed=seed
+    )
     return Threshold(
         value=threshold,
+        low=low,
+        high=high,
         wanted_fmr=fmr,
         fmr=float(np.mean(non_mated >= threshold)),
-        fnmr=float(np.mean(mated < threshold)),
+        fnmr=float(np.mean(mated_scores < threshold)),
         eer_low=None,
         eer_high=None,
-        n_mated=mated.size,
+        n_mated=mated_scores.size,
         n_non_mated=non_mated.size,
-        source=str(file),
+        source=source,
     )
 
 

@@ -4,8 +4,7 @@
 checkpoint, `evaluate` and `submit` all see the same numbers.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,19 +21,16 @@ from facever.data.pairfiles import read_pairs
 from facever.device import resolve_device, resolve_precision
 from facever.embed import embed_images, embedder_of
 from facever.encoder import Encoder
-from facever.errors import DataError
+from facever.errors import ConfigError, DataError
 from facever.loss_setup import saved_loss
 from facever.losses import Loss, SumLoss
-from facever.metrics import PairedDifference, Verification, verification
-from facever.prepare import Embed, open_dev, open_pairs
+from facever.metrics import verification
+from facever.prepare import Embed, open_dev
+from facever.ranking import combined_score
 from facever.score import cosine_scores
 from facever.tracking import progress
 
-Scores = NDArray[np.float64]
 Values = dict[str, Any]
-
-# Logits that are held at once: 1,024 rows of a million identities would be 4 GB.
-LOGITS = 2**26
 
 
 def make_embed(config: Config, device: torch.device, precision: str) -> Embed:
@@ -65,10 +61,27 @@ def make_validate(
         assert isinstance(network, Encoder)
         figures = pair_figures(config, embed, network, pairs)
         if dev is not None and loss.classifies:
-            figures[dev_key(loss, config.loss.name)] = dev_accuracy(embed, network, loss, dev)
+            share = dev_accuracy(embed, network, loss, dev)
+            figures[dev_key(loss, config.loss.name)] = share
+            if config.eval.metric == "combined":
+                figures["combined"] = combined_score(figures["EER"] / 100, share)
         return figures | dict(more() if more else {})
 
     return validate
+
+
+def check_metric(metric: str, dev: ImageDataset | None, loss: Loss) -> None:
+    """Refuse an `eval.metric` that a run could not measure, before its first step.
+
+    Raises:
+        ConfigError: `combined` without dev images or without a classifier.
+    """
+    if metric == "combined" and (dev is None or not loss.classifies):
+        lacking = "dev images of the training identities" if dev is None else "a classifier"
+        raise ConfigError(
+            f"eval.metric: combined, without {lacking}\n  expected eer or auc, or data with dev "
+            "images and a loss that classifies, such as ce+triplet"
+        )
 
 
 def pair_figures(
@@ -79,8 +92,8 @@ def pair_figures(
     result = verification(
         scores,
         pairs.mated,
-        left=pairs.left,
-        right=pairs.right,
+        left=pairs.units[0],
+        right=pairs.units[1],
         repeats=config.eval.bootstrap,
         seed=config.engine.seed,
     )
@@ -112,8 +125,7 @@ def dev_accuracy(embed: Embed, encoder: Encoder, loss: Loss, dev: ImageDataset) 
     table = torch.from_numpy(embed(encoder, dev, len(dev), flip=False))
     was_training = loss.training
     loss.eval()
-    block = max(1, min(1024, LOGITS // len(loss.prototypes)))
-    guesses = [loss.logits(z.to(device)).argmax(1).cpu() for z in torch.split(table, block)]
+    guesses = [loss.classify(z.to(device)).cpu() for z in torch.split(table, 1024)]
     loss.train(was_training)
     return float((torch.cat(guesses).numpy() == dev.labels).mean())
 
@@ -136,19 +148,6 @@ def choose_pairs(
             f"  expected {split}.txt there, or `--pairs FILE --images DIR`"
         )
     return chosen
-
-
-def score_checkpoints(
-    config: Config, paths: Sequence[Path], payloads: Sequence[Values], pairs: PairList
-) -> list[Scores]:
-    """Score pairs with each checkpoint, (N,) each."""
-    scores = []
-    for path, payload in zip(paths, payloads, strict=True):
-        encoder, embed = scorer(config, path, payload)
-        size = {"image_size": encoder.transform.image_size}
-        images = open_pairs(pairs, config.data.model_copy(update=size))
-        scores.append(score_pairs(embed, encoder, images))
-    return scores
 
 
 def scorer(config: Config, path: Path, payload: Values) -> tuple[Encoder, Embed]:
@@ -187,72 +186,3 @@ def dev_key(loss: Loss, name: str) -> str:
     if isinstance(loss, SumLoss):
         name = next(name for name, term in loss.losses().items() if term.classifies)
     return f"dev_accuracy_{name}"
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """What labelled pairs tell about checkpoints.
-
-    Attributes:
-        checkpoints: what was measured.
-        results: of each.
-        ensemble: of the mean of their scores, where there are several.
-        comparison: paired difference of the EERs of the first two, where it was asked for.
-        dev: `dev_accuracy_<loss>` of the first, where the data has dev images.
-    """
-
-    checkpoints: Sequence[str]
-    results: Sequence[Verification]
-    ensemble: Verification | None = None
-    comparison: PairedDifference | None = None
-    dev: Mapping[str, float] = field(default_factory=dict)
-
-    @property
-    def final(self) -> Verification:
-        """The ensemble's result, or the only one."""
-        return self.ensemble or self.results[0]
-
-    def to_json(self) -> Values:
-        """Give the final result's fields, and each checkpoint's where there are several."""
-        values = {**self.final.to_json(), **self.dev, "checkpoints": list(self.checkpoints)}
-        if self.ensemble:
-            values["results"] = [result.to_json() for result in self.results]
-        if self.comparison:
-            values["comparison"] = asdict(self.comparison)
-        return values
-
-    def to_text(self) -> str:
-        """Say it in lines for people; rates in percent."""
-        lines = [_line(name, r) for name, r in zip(self.checkpoints, self.results, strict=True)]
-        if self.ensemble:
-            lines.append(_line("mean of their scores", self.ensemble))
-        final = self.final
-        lines += [
-            f"  threshold at EER  {final.threshold:.4f}",
-            f"  AUC               {final.auc:.4f}",
-            f"  pair accuracy     {final.accuracy:.2%} at its best threshold",
-        ]
-        for far, tar in final.tar_at_far.items():
-            lines.append(f"  TAR at FAR {far:<6g} {tar:.2%} (FAR is FMR, TAR is 1 - FNMR)")
-        if final.folds:
-            folds = final.folds
-            lines.append(
-                f"  {folds['count']:.0f}-fold accuracy  {folds['accuracy']:.2%} "
-                f"+- {folds['standard_error']:.2%}"
-            )
-        for name, share in self.dev.items():
-            lines.append(f"  {name:<17} {share:.2%}")
-        if self.comparison:
-            c = self.comparison
-            lines.append(
-                f"  difference of EER {100 * c.difference:+.2f} points "
-                f"(95 %: {100 * c.low:+.2f} to {100 * c.high:+.2f}), p = {c.p_value:.3f}"
-            )
-        return "\n".join(lines)
-
-
-def _line(name: str, result: Verification) -> str:
-    return (
-        f"{name}: EER {result.eer:.2%} (95 %: {result.eer_low:.2%} to {result.eer_high:.2%}) on "
-        f"{result.n_mated:,} mated and {result.n_non_mated:,} non-mated pairs"
-    )

@@ -14,6 +14,7 @@ from facever.errors import DataError
 from facever.metrics import (
     accuracy,
     bootstrap_eer,
+    bootstrap_fmr_threshold,
     det_curve,
     eer_threshold,
     equal_error_rate,
@@ -24,7 +25,7 @@ from facever.metrics import (
     tar_at_far,
     verification,
 )
-from facever.resample import _weighted_eer
+from facever.resample import _weighted_barred, _weighted_eer
 
 
 def brute_force_eer(scores, mated):
@@ -389,3 +390,35 @@ def test_metrics_import_neither_torch_nor_pandas():
     code = "import sys, facever.metrics; print({'torch', 'pandas', 'sklearn'} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "set()"
+
+
+@given(st.integers(0, 10_000), st.sampled_from([0.05, 0.07, 0.1, 0.25, 1.0]))
+@settings(max_examples=30, deadline=None)
+def test_the_weighted_threshold_bars_what_that_of_repeated_pairs_bars(seed, fmr):
+    scores, mated = random_pairs(seed, count=120)
+    weights = np.random.default_rng(seed).integers(0, 3, scores.size)
+    weights[np.argmin(mated)] = 2
+    non_mated = -np.sort(-scores[~mated])
+    ordered = weights[~mated][np.argsort(-scores[~mated], kind="stable")]
+    fmr = max(fmr, 1 / ordered.sum())
+    barred = _weighted_barred(ordered[None].astype(float), non_mated, fmr)[0]
+    repeated = np.repeat(scores, weights), np.repeat(mated, weights)
+    if fmr == 1:
+        assert barred == non_mated[-1]
+    else:
+        assert barred < fmr_threshold(*repeated, fmr)
+        # One more may not match.
+        assert np.mean(np.repeat(non_mated, ordered) >= barred) > fmr
+
+
+def test_the_interval_of_a_threshold_covers_the_threshold_of_all_pairs():
+    """Of normal scores the threshold for an FMR of 10 % is known: 1.2816."""
+    held = 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        mated = np.arange(400) % 2 == 0
+        scores = rng.standard_normal(400) + 2 * mated
+        low, high = bootstrap_fmr_threshold(scores, mated, 0.1, repeats=200, seed=seed)
+        assert low <= fmr_threshold(scores, mated, 0.1) <= high
+        held += low <= 1.2816 <= high
+    assert held >= 33
