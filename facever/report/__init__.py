@@ -1,5 +1,8 @@
-"""One self-contained HTML page about a run."""
+"""Self-contained HTML pages about runs."""
 
-from facever.report.page import write_report
+from facever.report.exhibits import Exhibits
+from facever.report.live import LivePage
+from facever.report.page import HARDEST, write_report
+from facever.report.several import write_reports
 
-__all__ = ["write_report"]
+__all__ = ["HARDEST", "Exhibits", "LivePage", "write_report", "write_reports"]

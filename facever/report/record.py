@@ -8,6 +8,7 @@ from typing import Any
 
 from facever.errors import DataError, FaceverError
 from facever.plainyaml import load_yaml
+from facever.report.exhibits import Exhibits
 from facever.score import Scores, read_scores
 from facever.tracking import read_metrics
 
@@ -27,6 +28,7 @@ class Record:
     train: list[Values]
     validation: list[Values]
     scores: Scores | None
+    exhibits: Exhibits
     notes: tuple[str, ...]
 
 
@@ -47,6 +49,7 @@ def read_record(run: Path) -> Record:
         train=[line for line in lines if "loss" in line],
         validation=[line for line in lines if "EER" in line],
         scores=_scores(run / "scores_val.csv", notes),
+        exhibits=_exhibits(run, notes),
         notes=tuple(notes),
     )
 
@@ -99,3 +102,11 @@ def _scores(path: Path, notes: list[str]) -> Scores | None:
         notes.append(f"{path.name}: pairs of one kind only, which have no error rates")
         return None
     return scores
+
+
+def _exhibits(run: Path, notes: list[str]) -> Exhibits:
+    try:
+        return Exhibits.read(run)
+    except DataError as error:
+        notes.append(str(error))
+        return Exhibits.of()
