@@ -1,18 +1,20 @@
 """Images to embeddings, each image once, and `load_encoder`, which needs one file alone.
 
-Letters: N images, B images of a batch, D embedding dimension, S side of the input.
+Letters: N images, B images of a batch, V views of an image, D embedding dimension, S side of the
+input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from facever import checkpoint
+from facever import checkpoint, exported
 from facever.align import AlignedImages, Detector
 from facever.config import Data, Eval, Model
 from facever.data.images import is_image_name
@@ -28,6 +30,8 @@ from facever.transforms import EvalTransform
 
 Embeddings = NDArray[np.float32]
 
+EPSILON = 1e-12  # a view of norm 0 has no direction to add, and must not make NaN of the others
+
 
 @torch.inference_mode()
 def embed_images(
@@ -36,6 +40,8 @@ def embed_images(
     count: int,
     *,
     flip: bool = True,
+    crop_scale: float | None = None,
+    norm_power: float | None = 1.0,
     batch_size: int = 256,
     device: torch.device | None = None,
     precision: str = "fp32",
@@ -48,7 +54,10 @@ def embed_images(
         encoder: on `device`; its mode is restored afterwards.
         images: fetched by index, uint8 (B, S, S, 3).
         count: N.
-        flip: give the mean of an image's embedding and its mirror image's.
+        flip: fuse the embedding of an image with its mirror image's.
+        crop_scale: fuse it with those of five crops of this side, a share of S; None: of none.
+        norm_power: how the views are fused, see `fuse_views`; None: they are kept apart, as
+            (N, V * D): the image, its crops, then the mirror images of all these.
         batch_size: images at once.
         device: where the encoder is.
         precision: `fp32`, `bf16` or `fp16`.
@@ -65,22 +74,61 @@ def embed_images(
     was_training = encoder.training
     encoder.eval()
     mine = share(count)
-    table = np.empty((mine.stop - mine.start, encoder.embedding_dim), dtype=np.float32)
+    kept = count_views(flip, crop_scale) if norm_power is None else 1
+    table = np.empty((mine.stop - mine.start, kept * encoder.embedding_dim), dtype=np.float32)
     for start in range(mine.start, mine.stop, batch_size):
         indices = np.arange(start, min(start + batch_size, mine.stop))
         pixels = torch.from_numpy(images.gather(indices)).to(device)
         batch = encoder.transform.batch(pixels)
         with autocast(device, precision):
-            embeddings = encoder(batch)
-            if flip:
-                embeddings = (embeddings + encoder(batch.flip(3))) / 2
-        table[indices - mine.start] = embeddings.float().cpu().numpy()
+            views = torch.stack([encoder(view) for view in _views(batch, flip, crop_scale)])
+        fused = views.transpose(0, 1) if norm_power is None else fuse_views(views, norm_power)
+        table[indices - mine.start] = fused.flatten(1).float().cpu().numpy()
         if report:
             report(start + len(indices) - mine.start, len(table))
     encoder.train(was_training)
     table = gather_table(table, count)
     _check_finite(table, names)
     return table
+
+
+def count_views(flip: bool, crop_scale: float | None) -> int:
+    """Count the views of an image that `embed_images` looks at."""
+    return (2 if flip else 1) * (1 if crop_scale is None else 6)
+
+
+def _views(batch: Tensor, flip: bool, crop_scale: float | None) -> Iterator[Tensor]:
+    """Yield the views of preprocessed images (B, 3, S, S), of the same shape."""
+    yield batch
+    if crop_scale is not None:
+        yield from _crops(batch, crop_scale)
+    if flip:
+        yield from _views(batch.flip(3), False, crop_scale)
+
+
+def _crops(batch: Tensor, scale: float) -> Iterator[Tensor]:
+    """Yield the crops at the corners and at the centre, resampled to the side S."""
+    size = batch.shape[3]
+    side = max(1, round(scale * size))
+    end = size - side
+    for top, left in ((0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)):
+        crop = batch[:, :, top : top + side, left : left + side]
+        yield F.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False)
+
+
+def fuse_views(views: Tensor, norm_power: float) -> Tensor:
+    """Fuse the raw embeddings of V views, (V, B, D), into one of each image, (B, D).
+
+    Each view's direction counts by its norm to the power `norm_power`: at 1 this is the mean, at 0
+    all views count alike. The norm grows with how much of a face is to be seen (Kim et al.,
+    AdaFace, CVPR 2022, figure 4), so a view that lost it counts less.
+    """
+    if norm_power == 1 or len(views) == 1:
+        return views.mean(0)
+    views = views.float()
+    weights = views.norm(dim=2, keepdim=True).clamp_min(EPSILON) ** (norm_power - 1)
+    fused: Tensor = (weights * views).sum(0) / weights.sum(0)
+    return fused
 
 
 def _check_finite(table: Embeddings, names: Sequence[str]) -> None:
@@ -104,7 +152,7 @@ class Embedder(nn.Module):
         flip: whether its run averaged over mirror images; `threshold` holds for that.
         metrics: of the validation that it was saved after; `threshold` is the one at EER.
         lineage: hashes of its parents and of the data.
-        digest: SHA-256 of the checkpoint file.
+        digest: SHA-256 of the checkpoint file, also where an export of it was read.
     """
 
     def __init__(self, encoder: Encoder, payload: dict[str, Any], digest: str) -> None:
@@ -171,7 +219,10 @@ class Embedder(nn.Module):
         )
         norms = np.linalg.norm(table, axis=1)
         if not norms.all():
-            raise DataError(f"{paths[int(np.argmin(norms))]}: its embedding is zero")
+            raise DataError(
+                f"{paths[int(np.argmin(norms))]}: its embedding is zero\n"
+                "  leave the image out; where it is every one, the checkpoint's run has failed"
+            )
         unit: Embeddings = table / norms[:, None]
         return unit, norms
 
@@ -185,13 +236,20 @@ def load_encoder(path: str | Path, *, device: str = "cpu") -> Embedder:
     """Rebuild the encoder of a checkpoint from that file alone.
 
     Args:
-        path: a checkpoint, such as `checkpoints/train-1/best.pt`.
+        path: a checkpoint, such as `checkpoints/train-1/best.pt`, or the safetensors file that
+            `facever export` made of one.
         device: where to put it.
 
     Raises:
         CheckpointError: no such file, damaged, hostile, or of another format.
+        ConfigError: a safetensors file, without the package that reads it.
     """
-    return embedder_of(Path(path), checkpoint.load(path), resolve_device(device))
+    path = Path(path)
+    if not exported.is_exported(path):
+        return embedder_of(path, checkpoint.load(path), resolve_device(device))
+    payload = exported.load(path)
+    embedder = Embedder(encoder_of(payload, str(path)), payload, payload["sha256"])
+    return embedder.to(resolve_device(device))
 
 
 def embedder_of(path: Path, payload: dict[str, Any], device: torch.device) -> Embedder:

@@ -174,7 +174,10 @@ def _unit(file: Path, paths: NDArray[Any], table: NDArray[Any], dim: int) -> Flo
     norms = np.linalg.norm(table, axis=1, keepdims=True)
     wrong = np.flatnonzero(~np.isfinite(norms) | (norms == 0))
     if wrong.size:
-        raise DataError(f"{file}: the embedding of {paths[wrong[0]]} is zero or not finite")
+        raise DataError(
+            f"{file}: the embedding of {paths[wrong[0]]} is zero or not finite\n"
+            "  embed the folder again; is the checkpoint of a run that failed?"
+        )
     unit: Floats = (table / norms).astype(np.float32, copy=False)
     return unit
 

@@ -7,12 +7,13 @@ warning and never the run.
 import json
 import math
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from facever.errors import DataError, StorageError
 from facever.storage import write_text
@@ -26,6 +27,10 @@ _LARGEST = 3.4028235e38
 # Seconds between two progress lines where the output is a file or a pipe.
 PLAIN_INTERVAL = 30.0
 
+# Seconds between two redraws of a terminal's line, and columns of its bar.
+LIVE_INTERVAL = 0.1
+BAR = 12
+
 
 def is_leader() -> bool:
     """Tell whether this process speaks to the user: of those that `torchrun` started, the first."""
@@ -35,6 +40,7 @@ def is_leader() -> bool:
 def note(message: str) -> None:
     """Say something about the work on standard error."""
     if is_leader():
+        _LiveLine.clear()
         print(message, file=sys.stderr, flush=True)
 
 
@@ -56,62 +62,86 @@ def progress(label: str, unit: str = "images") -> Iterator[Report]:
 
     A terminal gets one line that is redrawn; a log gets a line every `PLAIN_INTERVAL` seconds.
     """
-    if is_interactive():
-        with _live_line(label, unit) as report:
-            yield report
-    else:
+    if not is_interactive():
         yield _PlainLines(label, unit)
+        return
+    line = _LiveLine(label, unit)
+    _LiveLine.nested.append(line)
+    try:
+        yield line
+    finally:
+        _LiveLine.nested.pop()
+        _LiveLine.clear()
 
 
-@contextmanager
-def _live_line(label: str, unit: str) -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Any) -> Text:
-            return Text(f"{task.speed:,.0f} {unit}/s" if task.speed else "")
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:>3.0f} %"),
-        Rate(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None, text="")
-
-        def report(done: int, total: int, text: str = "") -> None:
-            bar.update(task, completed=done, total=total, text=text)
-
-        yield report
-
-
-class _PlainLines:
-    """A line every `PLAIN_INTERVAL` seconds, for logs."""
+class _Pace:
+    """How fast a piece of work goes; what an earlier process did must not count as speed."""
 
     def __init__(self, label: str, unit: str) -> None:
         self.label, self.unit = label, unit
         self.start = self.said = time.monotonic()
         self.before: int | None = None
 
-    def __call__(self, done: int, total: int, text: str = "") -> None:
+    def due(self, done: int, interval: float) -> bool:
+        """Tell whether so many seconds have passed since it was last so."""
         now = time.monotonic()
         if self.before is None:
-            # What an earlier process did must not count as speed.
             self.before, self.start = done, now
-        if now - self.said < PLAIN_INTERVAL:
-            return
+        if now - self.said < interval:
+            return False
         self.said = now
-        rate = (done - self.before) / max(now - self.start, 1e-9)
+        return True
+
+    def rate(self, done: int) -> float:
+        """Units a second since the first report."""
+        return (done - (self.before or 0)) / max(self.said - self.start, 1e-9)
+
+
+class _PlainLines(_Pace):
+    """A line every `PLAIN_INTERVAL` seconds, for logs."""
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        if not self.due(done, PLAIN_INTERVAL):
+            return
+        rate = self.rate(done)
         left = f"{duration((total - done) / rate)} left" if rate > 0 else "time left unknown"
         note(
             f"{self.label}: {done:,} of {total:,} {self.unit}, {rate:,.0f}/s, {left}"
             + (f", {text}" if text else "")
         )
+
+
+class _LiveLine(_Pace):
+    """One line of a terminal, redrawn in one write and only when something is new: no flicker.
+
+    Of work within other work the innermost has the line.
+    """
+
+    nested: ClassVar[list["_LiveLine"]] = []
+    drawn: ClassVar[bool] = False
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        if self is not self.nested[-1] or not self.due(done, LIVE_INTERVAL):
+            return
+        rate, share = self.rate(done), min(done / total, 1) if total else 0
+        bar = "━" * round(BAR * share)
+        parts = [f"{self.label} {bar:╶<{BAR}} {share:4.0%}"]
+        if rate > 0:
+            parts += [f"{rate:,.0f} {self.unit}/s", f"{duration((total - done) / rate)} left"]
+        line = "  ".join([*parts, text] if text else parts)
+        # One column stays free, for the cursor; it waits at the left for whoever writes next.
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns or 80
+        sys.stderr.write(f"\r{line[: columns - 1]}\x1b[K\r")
+        sys.stderr.flush()
+        _LiveLine.drawn = True
+
+    @classmethod
+    def clear(cls) -> None:
+        """Take the line away, for something else to be written."""
+        if cls.drawn:
+            sys.stderr.write("\r\x1b[K")
+            sys.stderr.flush()
+            cls.drawn = False
 
 
 def duration(seconds: float) -> str:
@@ -285,7 +315,8 @@ def _patience(settings: type) -> dict[str, Any]:
 class _Wandb:
     """One fresh W&B run per process: earlier lines are replayed into it.
 
-    W&B ignores `resume` offline, so replaying is the one way that gives a whole curve.
+    W&B ignores `resume` offline, and online drops lines at steps that it has seen, even where
+    those were lost to a kill: replaying is the one way that gives a whole and clean curve.
     """
 
     def __init__(
@@ -306,20 +337,35 @@ class _Wandb:
             config=dict(config),
             settings=wandb.Settings(silent=True, **_patience(wandb.Settings)),
         )
-        self.run.define_metric("EER", summary="min")
+        # W&B's own minimum would be `EER.min`; runs are sorted by a figure called `EER`.
+        self.run.define_metric("EER", summary="none")
+        self.best = math.inf
+        _remove_older_copies(folder / "wandb", Path(self.run.dir).parent)
 
     def log(self, line: Mapping[str, Any]) -> None:
         values = {k: v for k, v in line.items() if k not in ("step", "time")}
-        self.run.log(values, step=line["step"])
+        self.run.log(values | {"_timestamp": line["time"]}, step=line["step"])
+        eer = line.get("EER")
+        if eer is not None and eer < self.best:
+            self.run.summary["EER"] = self.best = eer
 
     def close(self) -> None:
         self.run.finish()
+
+
+def _remove_older_copies(folder: Path, own: Path) -> None:
+    """Leave one offline record to `wandb sync`: the newest holds all lines of the others."""
+    for older in folder.glob("offline-run-*"):
+        if older.name != own.name:
+            shutil.rmtree(older, ignore_errors=True)
 
 
 class _TensorBoard:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
+        # Event files of earlier processes would draw every line again, and what a kill lost.
+        shutil.rmtree(folder / "tensorboard", ignore_errors=True)
         self.writer = SummaryWriter(str(folder / "tensorboard"))
 
     def log(self, line: Mapping[str, Any]) -> None:

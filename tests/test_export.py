@@ -22,7 +22,7 @@ from facever.data.images import read_rgb
 from facever.embed import Embedder, embedder_of, load_encoder
 from facever.encoder import Encoder
 from facever.errors import CheckFailed, CheckpointError, DataError
-from facever.export import export, facts_of, load_safetensors, write_hub_folder, write_onnx
+from facever.export import export, facts_of, write_hub_folder, write_onnx
 from facever.export.onnx_file import agreement_of, onnx_bytes
 from facever.metrics import equal_error_rate
 from facever.plainyaml import dump_yaml
@@ -229,7 +229,7 @@ def test_backbones_of_all_families_are_exported(model: dict[str, object]) -> Non
 def test_weights_come_back_bit_for_bit(folder: Path, tmp_path: Path, form: str) -> None:
     export(folder / "best.pt", tmp_path / "out", form)
     file = tmp_path / "out" if form == "safetensors" else tmp_path / "out" / "model.safetensors"
-    before, after = load_encoder(folder / "best.pt"), load_safetensors(file)
+    before, after = load_encoder(folder / "best.pt"), load_encoder(file)
     assert before.state_dict().keys() == after.state_dict().keys()
     for name, tensor in before.state_dict().items():
         assert torch.equal(tensor, after.state_dict()[name])
@@ -248,7 +248,7 @@ def test_a_run_s_own_way_with_mirror_images_is_kept(tmp_path: Path) -> None:
     config = tiny_config(eval={"flip": False}).to_dict()
     source = write_checkpoint(tmp_path / "best.pt", config=config)
     export(source, tmp_path / "e.safetensors", "safetensors")
-    assert load_safetensors(tmp_path / "e.safetensors").flip is False
+    assert load_encoder(tmp_path / "e.safetensors").flip is False
     facts = facts_of(load_encoder(source))
     assert (facts["flip"], facts["threshold"]) == (False, METRICS["threshold"])
 
@@ -269,13 +269,17 @@ def test_files_of_strangers_are_refused(
 ) -> None:
     file = tmp_path / "e.safetensors"
     if metadata is None:
-        file.write_bytes(b"\xff" * 100)
+        file.write_bytes(b"\xff" * 8 + b"{" * 92)
     else:
         save_file({"weight": torch.zeros(2)}, file, metadata=metadata)
     with pytest.raises(CheckpointError, match=said):
-        load_safetensors(file)
-    with pytest.raises(CheckpointError, match="no readable safetensors file"):
-        load_safetensors(tmp_path / "absent")
+        load_encoder(file)
+
+
+def test_what_is_no_file_at_all_is_no_checkpoint(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "absent.safetensors"):
+        with pytest.raises(CheckpointError, match="no such checkpoint"):
+            load_encoder(path)
 
 
 def test_a_file_with_other_weights_than_its_description_is_refused(tmp_path: Path) -> None:
@@ -287,7 +291,7 @@ def test_a_file_with_other_weights_than_its_description_is_refused(tmp_path: Pat
         metadata = opened.metadata()
     save_file({"weight": torch.zeros(2)}, file, metadata=metadata)
     with pytest.raises(CheckpointError, match="does not fit"):
-        load_safetensors(file)
+        load_encoder(file)
 
 
 def test_a_hub_folder_has_a_card_of_the_checkpoint_s_own_facts(
@@ -345,11 +349,31 @@ def test_the_python_of_the_docs_and_of_the_card_runs(
     blocks = [*code_blocks(DOCS), *code_blocks(Path("README.md"))]
     scores = []
     for block in blocks:
-        if "load_safetensors" in block:
+        if "load_encoder" in block:
             values: dict[str, float] = {}
             exec(block, values)
             scores.append(values["score"])
     assert scores == [load_encoder(folder / "best.pt").verify("a.jpg", "b.jpg")] * 2
+
+
+def test_the_commands_for_photographs_take_an_exported_encoder(facever, folder, tmp_path):
+    """With its threshold; a gallery that was embedded with the checkpoint fits it too."""
+    export(folder / "best.pt", tmp_path / "e.safetensors", "safetensors")
+    images = folder / "faces"
+    left, right = faces(folder)[1:3]
+    assert facever("embed", images, "-o", "a.npz", "--from", folder / "best.pt").code == 0
+    assert facever("embed", images, "-o", "b.npz", "--from", "e.safetensors").code == 0
+    assert Path("a.npz").read_bytes() == Path("b.npz").read_bytes()
+    for arguments in (("verify", left, right), ("identify", left, "--gallery", "a.npz")):
+        told = [
+            json.loads(facever(*arguments, "--from", source, "--json", "-").out)
+            for source in (folder / "best.pt", "e.safetensors")
+        ]
+        for answer in told:
+            assert answer.pop("checkpoint") == answer["basis"].pop("source")
+        assert told[0] == told[1]
+    answer = facever("verify", left, right, "--from", "e.safetensors", "--fmr", "0.5")
+    assert (answer.code, "expected the best.pt of a finished run" in answer.err) == (2, True)
 
 
 def test_the_command_takes_the_newest_best_and_says_so(facever, folder, tmp_path):

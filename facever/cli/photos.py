@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from facever.cli.common import From, JsonFile, newest, tell
+from facever.cli.common import JsonFile, newest, tell
 
 if TYPE_CHECKING:
     from facever.align import Detector
+
+Encoder = Annotated[
+    Path | None,
+    typer.Option("--from", metavar="CKPT", help="Checkpoint, or a .safetensors by `export`."),
+]
 
 Fmr = Annotated[
     float | None,
@@ -38,7 +43,7 @@ class By(StrEnum):
 def verify(
     left: Annotated[Path, typer.Argument(metavar="A")],
     right: Annotated[Path, typer.Argument(metavar="B")],
-    parent: From = None,
+    source: Encoder = None,
     fmr: Fmr = None,
     detector: DetectorFile = None,
     json_file: JsonFile = None,
@@ -46,7 +51,7 @@ def verify(
     """Tell whether two face images show the same person."""
     from facever import identify as photos
 
-    answer = photos.verify(left, right, newest(parent), fmr=fmr, detector=_detector(detector))
+    answer = photos.verify(left, right, newest(source), fmr=fmr, detector=_detector(detector))
     tell(answer.to_json(), json_file, answer.to_text())
 
 
@@ -59,7 +64,7 @@ def identify(
             help="A folder per identity, or files named by person; or an .npz by `embed`.",
         ),
     ],
-    parent: From = None,
+    source: Encoder = None,
     fmr: Fmr = None,
     detector: DetectorFile = None,
     top: Annotated[int, typer.Option(metavar="N", min=1, help="Identities to list.")] = 5,
@@ -74,7 +79,7 @@ def identify(
     answer = photos.identify(
         probe,
         gallery,
-        newest(parent),
+        newest(source),
         fmr=fmr,
         top=top,
         by=by.value,
@@ -86,13 +91,13 @@ def identify(
 def embed(
     directory: Annotated[Path, typer.Argument(metavar="DIR")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE", help="An .npz.")],
-    parent: From = None,
+    source: Encoder = None,
     detector: DetectorFile = None,
 ) -> None:
     """Write the embeddings of every image in a folder: paths, embeddings, norms."""
     from facever.embed import embed_folder
 
-    count = embed_folder(directory, output, newest(parent), detector=_detector(detector))
+    count = embed_folder(directory, output, newest(source), detector=_detector(detector))
     print(f"{output}: {count:,} embeddings")
 
 

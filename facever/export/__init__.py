@@ -13,14 +13,13 @@ from facever.errors import ConfigError
 from facever.export.facts import facts_of
 from facever.export.hub import write_hub_folder
 from facever.export.onnx_file import Agreement, write_onnx
-from facever.export.weights import load_safetensors, write_safetensors
+from facever.export.weights import write_safetensors
 
 __all__ = [
     "Agreement",
     "Exported",
     "export",
     "facts_of",
-    "load_safetensors",
     "write_hub_folder",
     "write_onnx",
     "write_safetensors",
@@ -70,7 +69,7 @@ class Exported:
         """Say it in two lines, the second with what comes next."""
         following = {
             "onnx": "docs/export.md has a script that needs only onnxruntime and Pillow",
-            "safetensors": f'facever.export.load_safetensors("{self.path}")',
+            "safetensors": f"facever verify A B --from {self.path}",
             "hub-folder": f"state a licence in {self.path / 'README.md'}, then publish the folder",
         }
         line = f"{self.path}: {self._bytes() / 1e6:,.1f} MB"

@@ -7,12 +7,7 @@ from typing import Any
 import facever
 from facever.embed import Embedder
 from facever.errors import CheckpointError
-
-# Figures of the checkpoint's validation; they hold for its own way with mirror images alone.
-MEASURED: Mapping[str, type[int] | type[float]] = {
-    "threshold": float, "EER": float, "EER_low": float, "EER_high": float,
-    "n_mated": int, "n_non_mated": int,
-}  # fmt: skip
+from facever.exported import MEASURED
 
 
 def facts_of(embedder: Embedder, flip: bool | None = None) -> dict[str, Any]:

@@ -44,9 +44,9 @@ Not measured: how errors differ between groups of people, ages, poses and camera
 ## Use
 
 ```python
-from facever.export import load_safetensors
+from facever import load_encoder
 
-encoder = load_safetensors("model.safetensors")
+encoder = load_encoder("model.safetensors")
 score = encoder.verify("a.jpg", "b.jpg", flip={flip})  # cosine in [-1, 1]
 ```
 
