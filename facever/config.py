@@ -16,6 +16,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PositiveFloat,
     ValidationError,
     ValidationInfo,
     field_validator,
@@ -27,6 +28,8 @@ from facever.plainyaml import parse_yaml
 Probability = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 Values = dict[str, Any]
+
+_MINUTES = {"s": 1 / 60, "m": 1.0, "min": 1.0, "h": 60.0, "d": 1440.0}
 
 
 class Section(BaseModel):
@@ -53,10 +56,12 @@ class Data(Section):
     """folder of the data set, or a manifest CSV"""
     layout: str = "auto"
     """layout of the folder; `auto` finds out"""
+    competition: str = "auto"
+    """whose profile: a term such as S26, or RFIW; `auto`: told by the data"""
     image_size: int = Field(112, ge=16, le=1024)
     """side of the square that the encoder sees, pixels"""
-    pack: Literal["auto", "on", "off"] = "auto"
-    """decode once into a memory map: `auto` where the disk has room"""
+    pack: Literal["auto", "gpu", "memmap", "blob", "files"] = "auto"
+    """images, once looked at, in GPU memory, a memory map, one file, or theirs; `auto`: by room"""
     workers: int | None = Field(None, ge=0, le=64)
     """loader processes; null: 0 when the CPU trains, else one a core up to 8"""
     identities: int | None = Field(None, ge=1)
@@ -69,6 +74,12 @@ class Data(Section):
     """order of images; `auto`: `pk` for pair losses, else `shuffle`"""
     k: int = Field(4, ge=1, le=64)
     """images of each identity in a `pk` batch, which has batch_size / k identities"""
+
+    @field_validator("pack", mode="before")
+    @classmethod
+    def _former_names(cls, value: Any) -> Any:
+        """Take what checkpoints hold that were made before there were four places."""
+        return "memmap" if value == "on" else "files" if value == "off" else value
 
 
 class Augment(Section):
@@ -146,6 +157,8 @@ class Loss(Section):
     """epochs in which the margin grows from 0"""
     init: Literal["random", "means", "classifier"] = "random"
     """prototypes start at random, at the identities' mean embeddings, or as the parent's"""
+    sharded: Literal["auto", "on", "off"] = "auto"
+    """of several processes: each has its share of the prototypes; `auto`: from 50,000 identities"""
 
 
 class Optim(Section):
@@ -190,12 +203,30 @@ class Eval(Section):
     """average the embeddings of an image and of its mirror image"""
     every: int = Field(1, ge=1)
     """epochs between validations"""
-    metric: Literal["eer"] = "eer"
-    """what decides which epoch is best"""
+    metric: Literal["eer", "auc", "combined"] = "eer"
+    """what decides which epoch is best; `combined`: (dev accuracy + 1 - EER) / 2"""
     batch_size: int = Field(256, ge=1)
     """images embedded at once"""
     bootstrap: int = Field(1000, ge=10)
     """resamples for the confidence interval of the EER"""
+    crops: bool = False
+    """`evaluate`, `submit`: average over crops at corners and centre too; 6 times the cost"""
+    crop_scale: Share = 0.9
+    """of `crops`: their side, share of the image's"""
+    norm_power: float = Field(1.0, ge=0, le=8)
+    """`evaluate`, `submit`: views of an image count by their norms to this power; 0: all alike"""
+    centre: bool = False
+    """`evaluate`, `submit`: subtract the mean embedding of the training identities"""
+    as_norm: int = Field(0, ge=0)
+    """`evaluate`, `submit`: adaptive s-norm by so many training identities, e.g. 200; 0: none"""
+    calibrate: bool = False
+    """`evaluate`, `submit`: log-odds of score, norms and sharpness, fitted on labelled pairs"""
+    ensemble: Literal["score", "embedding"] = "score"
+    """of several checkpoints: average their scores, or join their embeddings"""
+    weights: tuple[PositiveFloat, ...] = ()
+    """of several checkpoints: how much each counts; empty: all alike"""
+    transductive: bool = False
+    """`centre` and `as_norm` by the images that are scored instead of training identities"""
 
 
 class Engine(Section):
@@ -215,8 +246,21 @@ class Engine(Section):
     """only deterministic kernels on a GPU (a CPU's always are)"""
     sync_batch_norm: bool = False
     """of several processes: batch norms see the images of all"""
+    timeout_minutes: float = Field(10.0, gt=0, le=1440)
+    """of several processes: longest wait for another one, after which all end"""
     checkpoint_minutes: float = Field(10.0, gt=0)
     """longest time between two saves"""
+    max_time: float | None = Field(None, gt=0)
+    """wall-clock limit of the command, minutes or `8h`; a run that does not fit is shortened"""
+
+    @field_validator("max_time", mode="before")
+    @classmethod
+    def _minutes(cls, value: Any) -> Any:
+        """Turn a number with a unit into minutes."""
+        units = "|".join(_MINUTES)
+        found = re.fullmatch(rf"(\d+(?:\.\d+)?) *({units})", str(value))
+        return float(found[1]) * _MINUTES[found[2]] if found else value
+
     log_every: int = Field(20, ge=1)
     """steps between two lines of metrics.jsonl"""
 
@@ -279,8 +323,20 @@ def operations(augment: Augment) -> dict[str, float]:
     return augment.model_dump(exclude={"backend"})
 
 
+# The keys of `eval` that change scores.
+SWITCHES = (
+    "flip", "crops", "crop_scale", "norm_power", "centre", "as_norm", "calibrate", "ensemble",
+    "weights", "transductive",
+)  # fmt: skip
+
 # What may differ when a run is resumed, since the result does not depend on it.
-FREE_AT_RESUME = ("data.workers", "data.pack", "track", "engine.checkpoint_minutes")
+FREE_AT_RESUME = (
+    "data.workers", "data.pack", "data.competition", "track", "loss.sharded",
+    "engine.checkpoint_minutes",
+    "engine.max_time", "engine.timeout_minutes",
+    # A run validates by `flip` alone.
+    *(f"eval.{name}" for name in SWITCHES if name != "flip"),
+)  # fmt: skip
 
 
 def resolve(

@@ -28,7 +28,7 @@ class StorageError(FaceverError):
 
 
 class TrainingError(FaceverError):
-    """A training that cannot go on: losses stay non-finite, or memory does not suffice."""
+    """A training that cannot go on: losses stay non-finite, memory is short, a process hangs."""
 
 
 class CheckFailed(FaceverError):

@@ -137,7 +137,14 @@ class _Found:
         """Whether every epoch was trained."""
         if self.config is None or self.newest is None:
             return False
-        return bool(self.payloads[self.newest]["epoch"] >= self.config.optim.epochs)
+        return bool(self.payloads[self.newest]["epoch"] >= self.epochs)
+
+    @property
+    def epochs(self) -> int:
+        """Of the whole run, which a wall-clock limit may have shortened."""
+        assert self.config is not None
+        assert self.newest is not None
+        return self.payloads[self.newest]["progress"]["epochs"] or self.config.optim.epochs
 
 
 def _look(run: Path) -> _Found:
@@ -323,7 +330,7 @@ def _figures(found: _Found) -> Iterator[Finding]:
         return
     payload = found.payloads[found.newest]
     validated = {line["epoch"] for line in lines if "EER" in line}
-    every, last = found.config.eval.every, found.config.optim.epochs
+    every, last = found.config.eval.every, found.epochs
     due = {e for e in range(1, payload["epoch"] + 1) if e % every == 0 or e == last}
     if missing := sorted(due - validated):
         yield Finding(
@@ -382,5 +389,5 @@ def _resume(found: _Found) -> str:
     fallback = "" if newest == "last.pt" else ", with a warning"
     return (
         f"goes on from step {payload['step']:,} in epoch {payload['epoch'] + 1} of "
-        f"{found.config.optim.epochs} ({newest}){fallback}"
+        f"{found.epochs} ({newest}){fallback}"
     )

@@ -14,20 +14,33 @@ from typing import Protocol
 
 import facever
 from facever import checkpoint, distributed, runs
-from facever.ask import Ask, Values, configuration, find_run, finetune_config, inherited, parents
-from facever.competition import DEFAULT, profile
+from facever.ask import Ask, Values, configuration, find_run, finetune_config, parents
 from facever.config import (
     Config,
     resolve,
 )
+from facever.contest import choose, name_classes, open_contest, rank
 from facever.data.datasets import ImagePairDataset
+from facever.deadline import Deadline
+from facever.detect import Competition
 from facever.device import resolve_precision
 from facever.engine import fit, stop_signals
 from facever.environment import banner, describe
 from facever.errors import ConfigError, DataError
+from facever.evaluated import (
+    Evaluated,
+    LabelledPairs,
+    Wanted,
+    check_same_pairs,
+    image_paths,
+    image_properties,
+    measure,
+)
+from facever.illustrate import show_data, show_encoder
 from facever.loss_setup import check_parent, start_loss
-from facever.metrics import paired_bootstrap, verification
+from facever.naming import write_combined, write_names
 from facever.optim import WeightAverage
+from facever.people import tell_people
 from facever.prepare import (
     Embed,
     OpenData,
@@ -35,22 +48,31 @@ from facever.prepare import (
     batch_stream,
     build_parts,
     open_data,
-    read_data,
+    open_pairs,
     wants_pairs,
 )
-from facever.report import write_report
-from facever.score import fuse, read_scores, write_scores
+from facever.report import LivePage, write_report
+from facever.saver import Saver
+from facever.score import read_scores, write_scores
+from facever.scoring import (
+    Opened,
+    Scorer,
+    check_labelled,
+    open_checkpoints,
+    switches,
+    validated,
+)
 from facever.step import TrainState
 from facever.submit import write_submission
 from facever.tracking import Tracker, Untracked, note, progress
 from facever.transforms import EvalTransform
 from facever.validate import (
-    Evaluated,
+    check_metric,
     checkpoint_dev_accuracy,
-    choose_pairs,
     make_embed,
     make_validate,
-    score_checkpoints,
+    score_pairs,
+    scorer,
 )
 
 
@@ -87,7 +109,7 @@ class Trained:
 def train(ask: Ask, watch: Watch | None = None) -> Trained:
     """Train an encoder from scratch, on cross-entropy unless another loss is asked for."""
     config = configuration(ask)
-    with distributed.process_group():
+    with distributed.process_group(config.engine.timeout_minutes):
         run = distributed.from_leader(lambda: _known("train", ask, config, None))
         return _train("train", ask, config, run, None, watch)
 
@@ -98,7 +120,9 @@ def finetune(ask: Ask, watch: Watch | None = None) -> Trained:
     The parent is `ask.parent`; else that of the run to be resumed; else the best checkpoint of
     the newest finished `train` run.
     """
-    with distributed.process_group():
+    # Nothing of this section comes from the parent, which the leader alone looks for.
+    engine = resolve(ask.layers, ask.assignments).engine
+    with distributed.process_group(engine.timeout_minutes):
         run, config, parent = distributed.from_leader(lambda: _known_finetune(ask))
         return _train("finetune", ask, config, run, parent, watch)
 
@@ -159,6 +183,7 @@ def _carry(
         check_parent(config.loss.init, begins_at, data.manifest.identities)
     from_scratch = saved is None and parent is None
     parts = build_parts(config, data, pretrained=config.model.pretrained and from_scratch)
+    check_metric(config.eval.metric, data.dev, parts.state.loss)
     environment = describe(verb, config, data, parts, parent)
     note(banner(config, environment))
     if ask.dry_run:
@@ -251,17 +276,25 @@ def _fit(
     }
 
     def save(state: TrainState, best: bool) -> None:
+        changing = state.state_dict()
         if distributed.is_leader():
-            checkpoint.save_last(run, {**constant, **state.state_dict()}, best=best)
+            saver({**constant, **changing}, best=best)
+            page.refresh()
 
+    saver, page = Saver(run), LivePage(run)
+    if distributed.is_leader():
+        page.attempt(lambda: show_data(run, config, data, parts))
     paths = data.manifest.train.paths
     tracker = _tracker(run, state, config)
     embed = make_embed(config, recipe.device, recipe.precision)
     if watch and not state.seen:
         watch.begin(run, state, data, embed)
+    limit = config.engine.max_time
+    deadline = Deadline(None if limit is None else 60 * limit, saving=lambda: saver.seconds)
     seen = (lambda: watch.epoch(state, data, embed)) if watch else None
     with (
         stop_signals() as stopped,
+        saver,
         progress(run.name) as report,
     ):
         try:
@@ -276,7 +309,10 @@ def _fit(
                 report=report,
                 paths=lambda indices: [paths[i] for i in indices.tolist()],
                 stopped=stopped,
+                deadline=deadline,
             )
+            # Only then may the others read it; a disk that is full ends all.
+            distributed.from_leader(saver.wait)
         finally:
             tracker.close()
     if watch:
@@ -300,10 +336,14 @@ def _show(run: Path, config: Config, data: OpenData) -> None:
     pairs = data.manifest.val_pairs
     assert pairs is not None
     path = run / "best.pt"
-    (scores,) = score_checkpoints(config, [path], [checkpoint.load(path)], pairs)
+    encoder, embed = scorer(config, path, checkpoint.load(path))
+    images = open_pairs(pairs, config.data)
+    scores = score_pairs(embed, encoder, images)
+    page = LivePage(run)
+    page.attempt(lambda: show_encoder(run, data, images, scores, encoder, embed))
     if distributed.is_leader():
         write_scores(run / "scores_val.csv", pairs.rows, scores, mated=pairs.mated)
-        write_report(run)
+        page.attempt(lambda: write_report(run))
         runs.mark_finished(run)
 
 
@@ -314,59 +354,90 @@ def evaluate(
     pairs: Path | None = None,
     images: Path | None = None,
     compare: bool = False,
+    competition: str | None = None,
+    wanted: Wanted | None = None,
 ) -> Evaluated:
     """Measure checkpoints on labelled pairs: the data's own, or a pair file's.
 
+    What the competition ranks by is measured too, unless two checkpoints are compared; it is the
+    one that the data looks like, unless it is named.
+
     Raises:
-        ConfigError: `compare` without exactly two checkpoints.
+        ConfigError: `compare` without exactly two checkpoints; no such competition.
         DataError: there are no labelled pairs.
     """
-    if compare and len(checkpoints) != 2:
-        raise ConfigError(f"--compare: {len(checkpoints)} checkpoints given; expected 2")
-    payloads = [checkpoint.load(path) for path in checkpoints]
-    config = resolve([inherited(payloads[0]), *ask.layers], ask.assignments)
-    manifest = None if pairs else read_data(config.data)
-    chosen = choose_pairs(manifest, pairs, images, "val_pairs")
-    if not chosen.labelled:
-        raise DataError(
-            f"{chosen.source or chosen.root}: not every pair has a label\n"
-            "  expected lines `left right 0|1`; `facever submit` scores pairs without labels"
-        )
-    measure = partial(
-        verification,
-        mated=chosen.mated,
-        left=chosen.left,
-        right=chosen.right,
-        folds=chosen.fold if (chosen.fold >= 0).all() else None,
+    _check_compared(compare, len(checkpoints), "checkpoints")
+    opened = open_checkpoints(checkpoints, ask, pairs, images, "val_pairs")
+    check_labelled(opened.pairs)
+    contest = None if compare else choose(opened.config.data, opened.manifest, competition)
+    return _evaluate(opened, compare, wanted or Wanted(), contest)
+
+
+def _check_compared(compare: bool, given: int, what: str) -> None:
+    if compare and given != 2:
+        raise ConfigError(f"--compare: {given} {what} given; expected 2")
+
+
+def _evaluate(
+    opened: Opened, compare: bool, wanted: Wanted, contest: Competition | None
+) -> Evaluated:
+    config, pairs = opened.config, opened.pairs
+    all_of_them = Scorer(opened)
+    members, together = all_of_them.score(pairs)
+    sharp = all_of_them.sharpness(pairs) if config.eval.calibrate or wanted.slices else None
+    scorings = [all_of_them.labelled(each, pairs, sharp) for each in members]
+    joint = all_of_them.labelled(together, pairs, sharp) if len(members) > 1 else None
+    given = LabelledPairs(
+        names=image_paths(pairs),
+        mated=pairs.mated == 1,
+        units=pairs.units,
+        people=pairs.people,
+        folds=pairs.fold if (pairs.fold >= 0).all() else None,
+        properties=image_properties(pairs, together, sharp) if sharp is not None else {},
+    )
+    evaluated = measure(
+        [str(path) for path in opened.checkpoints],
+        scorings,
+        joint,
+        given,
+        compare=compare,
+        wanted=wanted,
         repeats=config.eval.bootstrap,
         seed=config.engine.seed,
+        switches=switches(config.eval),
+        dev=checkpoint_dev_accuracy(
+            config, opened.manifest, opened.checkpoints[0], opened.payloads[0]
+        ),
     )
-    scores = score_checkpoints(config, checkpoints, payloads, chosen)
-    comparison = None
-    if compare:
-        comparison = paired_bootstrap(
-            scores[0], scores[1], chosen.mated, left=chosen.left, right=chosen.right
-        )
-    return Evaluated(
-        [str(path) for path in checkpoints],
-        [measure(each) for each in scores],
-        ensemble=measure(fuse(scores)) if len(scores) > 1 else None,
-        comparison=comparison,
-        dev=checkpoint_dev_accuracy(config, manifest, checkpoints[0], payloads[0]),
-    )
+    if contest is None:
+        return evaluated
+    final = scorings[0] if joint is None else joint
+    return replace(evaluated, ranking=rank(contest, opened, final, evaluated.final))
 
 
-def evaluate_scores(path: Path) -> Evaluated:
-    """Measure a file of scores, of any tool: CSV with the columns `score` and `mated`.
+def evaluate_scores(
+    paths: Sequence[Path], *, compare: bool = False, wanted: Wanted | None = None
+) -> Evaluated:
+    """Measure files of scores, of any tool: CSV with the columns `score` and `mated`.
 
     Raises:
-        DataError: with the line that is no score, or the kind of pair that is absent.
+        ConfigError: `compare` without exactly two files.
+        DataError: with the line that is no score, or the kind of pair that is absent; the files
+            are not about the same pairs.
     """
-    table = read_scores(path)
-    result = verification(
-        table.scores, table.mated, left=table.left, right=table.right, folds=table.folds
-    )
-    return Evaluated([str(path)], [result])
+    _check_compared(compare, len(paths), "score files")
+    tables = [read_scores(path) for path in paths]
+    check_same_pairs(paths, tables)
+    first = tables[0]
+    given = LabelledPairs(
+        names=first.names, mated=first.mated, units=first.units, people=first.people,
+        folds=first.folds, properties=first.columns,
+    )  # fmt: skip
+    scorings = [table.scores for table in tables]
+    return measure(
+        [str(path) for path in paths], scorings, None, given, compare=compare,
+        wanted=wanted or Wanted(),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -375,13 +446,27 @@ class Submitted:
 
     Attributes:
         csv: the file to hand in; its side-car lies beside it.
-        pairs: how many rows.
+        competition: by whose rules it was linted.
+        pairs: how many were scored.
+        images: how many were named.
         eer: validation EER, a fraction; None where there are no labelled pairs.
     """
 
     csv: Path
+    competition: Competition
     pairs: int
+    images: int
     eer: float | None
+
+    def to_text(self) -> str:
+        """Say it in two lines."""
+        counts = {"pairs": self.pairs, "images": self.images}
+        answered = " and ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        eer = "" if self.eer is None else f", validation EER {self.eer:.2%}"
+        return (
+            f"{self.csv}: {answered}, linted for {self.competition.rules.title}{eer}\n"
+            f"side-car: {self.csv.with_suffix('.json')}"
+        )
 
 
 def submit(
@@ -391,48 +476,48 @@ def submit(
     pairs: Path | None = None,
     images: Path | None = None,
     output: Path | None = None,
-    competition: str = DEFAULT,
+    competition: str | None = None,
     sample: Path | None = None,
 ) -> Submitted:
-    """Score the test pairs and write the CSV, linted; several checkpoints are an ensemble.
+    """Score the test pairs, or name who is on images, and write the CSV, linted.
+
+    Several checkpoints are an ensemble. The competition is the one that the data looks like,
+    unless it is named.
 
     Raises:
-        DataError: no test pairs, or images that are absent.
+        DataError: nothing to submit, or images that are absent.
         CheckFailed: the competition would reject the file; nothing is written.
     """
-    rules = profile(competition, sample)
-    payloads = [checkpoint.load(path) for path in checkpoints]
-    config = resolve([inherited(payloads[0]), *ask.layers], ask.assignments)
-    manifest = None if pairs else read_data(config.data)
-    test = choose_pairs(manifest, pairs, images, "test_pairs")
-    measured = _validation(config, checkpoints, payloads, ask)
-    scores = fuse(score_checkpoints(config, checkpoints, payloads, test))
+    opened, contest = open_contest(checkpoints, ask, pairs, images, competition, sample)
+    config, test, rules = opened.config, opened.pairs, contest.rules
+    note(f"competition {contest}")
+    members = Scorer(opened)
+    measured, calibration = validated(opened, members)
     path = output or Path("submissions") / f"{checkpoints[0].resolve().parent.name}.csv"
     side_car = {
         "checkpoints": [
             {"path": str(path), "sha256": checkpoint.file_digest(path)} for path in checkpoints
         ],
         "config": config.to_dict(),
-        "trained_with": [payload["config"] for payload in payloads],
+        "switches": switches(config.eval),
+        "transductive": config.eval.transductive,
+        "calibration": calibration.to_json() if calibration else None,
+        "trained_with": [payload["config"] for payload in opened.payloads],
         "validation": measured,
     }
+    submitted = partial(Submitted, path, contest, eer=measured["eer"] if measured else None)
+    if rules.task == "identification":
+        people = tell_people(opened)
+        named = people.name_test()
+        write_names(path, named, rules, side_car={**side_car, **people.to_json()})
+        return submitted(pairs=0, images=len(named.images))
+    _, together = members.score(test)
+    scores = together.scores
+    if calibration:
+        scores = calibration.apply(together.features(test, members.sharpness(test)))
+    if rules.task == "both":
+        named = name_classes(opened)
+        write_combined(path, scores, test, named, rules, side_car=side_car)
+        return submitted(pairs=len(test), images=len(named.images))
     write_submission(path, scores, test, rules, side_car=side_car)
-    return Submitted(path, len(test), measured["eer"] if measured else None)
-
-
-def _validation(
-    config: Config, checkpoints: Sequence[Path], payloads: Sequence[Values], ask: Ask
-) -> Values | None:
-    """Give the validation figures that a submission's side-car states.
-
-    A checkpoint that was saved after a validation knows its figures; others, and ensembles, are
-    measured now.
-    """
-    metrics = payloads[0]["metrics"]
-    if len(payloads) == 1 and metrics.get("epoch") == payloads[0]["epoch"]:
-        return {key.lower(): metrics[key] / 100 for key in ("EER", "EER_low", "EER_high")}
-    pairs = read_data(config.data).val_pairs
-    if pairs is None or not pairs.labelled:
-        return None
-    result = evaluate(checkpoints, ask).final
-    return {"eer": result.eer, "eer_low": result.eer_low, "eer_high": result.eer_high}
+    return submitted(pairs=len(test), images=0)

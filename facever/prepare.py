@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,17 +18,19 @@ from numpy.typing import NDArray
 from facever import distributed
 from facever.batch_augment import BatchAugment
 from facever.config import Config, Data, operations
+from facever.config import Loss as LossConfig
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.lists import Manifest, PairList
-from facever.data.loader import Batch, epoch_batches
+from facever.data.loader import Batch, LabelledImages, epoch_batches
 from facever.data.manifest import read_manifest
 from facever.data.pack import find_damaged, fingerprint
+from facever.data.resident import ResidentImages, has_room
 from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches, single_images
-from facever.device import resolve_device, resolve_precision, set_determinism
+from facever.device import keep_memory, resolve_device, resolve_precision, set_determinism
 from facever.encoder import build_encoder, parameter_count
 from facever.errors import ConfigError, DataError
 from facever.loss_setup import make_loss
-from facever.losses import needs_pairs
+from facever.losses import Loss, needs_pairs
 from facever.optim import (
     Multiplier,
     Plateau,
@@ -36,12 +39,17 @@ from facever.optim import (
     build_schedule,
     parameter_groups,
 )
+from facever.ranking import CHOSEN_BY
 from facever.step import Recipe, TrainState
 from facever.tracking import note, progress
 from facever.transforms import Augment
 
 Plan = Callable[[int], Sequence[NDArray[np.int64]]]
 Embed = Callable[..., NDArray[np.float32]]
+
+# Identities from which a whole classifier in each of eight processes costs a GPU about a quarter of
+# an IR-18's step: 6 B C D FLOP in float32 for B = 1,024, D = 512.
+MANY = 50_000
 
 
 def check_batches(config: Config) -> None:
@@ -109,6 +117,7 @@ class OpenData:
             "layout": self.manifest.layout,
             "identities": len(self.manifest.identities),
             "train": len(self.train),
+            "tier": self.train.tier,
             "dev": len(self.dev) if self.dev else 0,
             "val_pairs": len(self.val) if self.val else 0,
             "test_pairs": len(self.manifest.test_pairs) if self.manifest.test_pairs else 0,
@@ -137,7 +146,7 @@ def read_data(data: Data, *, pairs: bool = False) -> Manifest:
     if data.on_error == "skip":
         return _without_damaged(manifest, limit=0.05)
     # Packing decodes everything; files must be looked at here, or one stops the run in its middle.
-    return _without_damaged(manifest, limit=0) if data.pack == "off" else manifest
+    return _without_damaged(manifest, limit=0) if data.pack == "files" else manifest
 
 
 def _check_pairs(manifest: Manifest) -> None:
@@ -227,10 +236,13 @@ class Parts:
 
     state: TrainState
     recipe: Recipe
-    schedule: Multiplier
+    schedule: Callable[[int], Multiplier]
+    """epochs of the run to the function from step to multiplier"""
     plan: Plan
     """epoch to the indices of each of its batches"""
     steps_per_epoch: int
+    resident: bool
+    """the training images shall lie on the GPU"""
 
 
 def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
@@ -248,10 +260,15 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
     torch.manual_seed(config.engine.seed)
     set_determinism(config.engine.deterministic)
     device = resolve_device(config.engine.device)
+    if device.type == "cpu":
+        keep_memory()
     model = config.model.model_dump() | {"pretrained": pretrained}
     encoder = build_encoder(**model, image_size=config.data.image_size)
     loss = make_loss(config.loss, config.model.embedding_dim, len(data.manifest.identities))
     loss.expect_all()
+    if divides(config.loss, loss, len(data.manifest.identities)):
+        loss.shard()
+        note(f"loss.sharded: the prototypes are divided over {distributed.world_size()} processes")
     encoder.to(device)
     loss.to(device)
     if config.engine.channels_last:
@@ -279,7 +296,30 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
         plateau=_plateau(config),
     )
     recipe = _recipe(config, device, precision, steps, images=sum(map(len, plan(0))))
-    return Parts(state, recipe, _schedule(config, steps), plan, steps)
+    resident = _resident(config, data.train, recipe)
+    return Parts(state, recipe, partial(_schedule, config, steps), plan, steps, resident)
+
+
+def divides(section: LossConfig, loss: Loss, identities: int) -> bool:
+    """Tell whether each process takes its share of the prototypes.
+
+    Raises:
+        ConfigError: there are more processes than identities.
+    """
+    processes = distributed.world_size()
+    wanted = {"auto": identities >= MANY, "on": True, "off": False}[section.sharded]
+    if processes == 1 or not wanted:
+        return False
+    if not loss.classifies:
+        if section.sharded == "on":
+            note(f"loss.sharded: 'on' has no effect: {section.name} has no prototypes")
+        return False
+    if identities < processes:
+        raise ConfigError(
+            f"loss.sharded: {identities} identities for {processes} processes; expected at least "
+            "one for each"
+        )
+    return True
 
 
 def _batch_augment(config: Config, device: torch.device) -> BatchAugment | None:
@@ -322,16 +362,18 @@ def _recipe(
         channels_last=config.engine.channels_last,
         margin_steps=round(warmup * steps),
         validate_every=config.eval.every,
+        metric=CHOSEN_BY[config.eval.metric],
+        higher_is_better=config.eval.metric != "eer",
         log_every=config.engine.log_every,
         checkpoint_seconds=60 * config.engine.checkpoint_minutes,
     )
 
 
-def _schedule(config: Config, steps: int) -> Multiplier:
-    warmup = _within(config.optim.warmup, config.optim.epochs, "optim.warmup")
+def _schedule(config: Config, steps: int, epochs: int) -> Multiplier:
+    warmup = _within(config.optim.warmup, epochs, "optim.warmup")
     return build_schedule(
         config.optim.schedule,
-        total=config.optim.epochs * steps,
+        total=epochs * steps,
         warmup=round(warmup * steps),
         milestones=config.optim.milestones,
         gamma=config.optim.gamma,
@@ -370,26 +412,46 @@ def batch_stream(
     # On batches, the step augments; see `_batch_augment`.
     augment = None if parts.recipe.augment else Augment(**operations(config.augment))
     device = parts.recipe.device
+    images: LabelledImages = data.train
     workers = config.data.workers
     if workers is None:
         # A CPU that trains has no core to spare; a GPU needs all it can get.
         workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+    if parts.resident:
+        images, workers = ResidentImages(data.train, device), 0
+        note(f"data: {data.train.nbytes / 1e9:.1f} GB of training images lie on the GPU")
 
     def batches(epoch: int, position: int) -> Iterator[Batch]:
         return epoch_batches(
-            data.train,
+            images,
             parts.plan(epoch),
             augment,
             seed=config.engine.seed,
             epoch=epoch,
             start=position,
             workers=workers,
-            pin_memory=device.type == "cuda",
+            pin_memory=device.type == "cuda" and images is data.train,
             rank=distributed.rank(),
             processes=distributed.world_size(),
         )
 
     return batches
+
+
+def _resident(config: Config, images: ImageDataset, recipe: Recipe) -> bool:
+    """Tell whether the training images go to the GPU, where `auto` wants room for them.
+
+    Raises:
+        ConfigError: they shall, and cannot.
+    """
+    possible = recipe.device.type == "cuda" and recipe.augment is not None
+    if config.data.pack == "gpu" and not possible:
+        raise ConfigError(
+            f"data.pack: 'gpu' on a {recipe.device.type!r}, with augment.backend "
+            f"{config.augment.backend!r}; expected a GPU, and augmentation on it"
+        )
+    wanted = {"auto": possible and has_room(images, recipe.device), "gpu": possible}
+    return wanted.get(config.data.pack, False)
 
 
 def pack_all(data: Data) -> dict[str, Any]:
@@ -401,9 +463,11 @@ def pack_all(data: Data) -> dict[str, Any]:
 
 
 def budget(parts: Parts) -> dict[str, int]:
-    """Count parameters: the encoder's, the classifier's and both."""
+    """Count parameters: the encoder's, the classifier's in all processes, and both."""
+    encoder, loss = parts.state.encoder, parts.state.loss
+    elsewhere = sum((rows - len(p)) * p[0].numel() for p, rows in loss.shards().items())
     return {
-        "encoder": parameter_count(parts.state.encoder),
-        "classifier": parameter_count(parts.state.loss),
-        "total": parameter_count(parts.state.encoder, parts.state.loss),
+        "encoder": parameter_count(encoder),
+        "classifier": parameter_count(loss) + elsewhere,
+        "total": parameter_count(encoder, loss) + elsewhere,
     }

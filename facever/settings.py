@@ -1,5 +1,6 @@
 """Every knob of `config` as text: a table to read, and a commented file to start from."""
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,20 +10,39 @@ from pydantic.fields import FieldInfo
 from facever.config import Config
 from facever.plainyaml import dump_yaml
 
+LEAST = 30  # columns for what a knob does, however narrow the terminal
+
 _BOUNDS = {Ge: ("ge", ">="), Gt: ("gt", ">"), Le: ("le", "<="), Lt: ("lt", "<")}
 
 
-def describe() -> str:
-    """List each knob with its default, its bounds and what it does."""
-    rows = [
-        (f"{name}.{knob}", _value(default), _bounds(field), field.description or "")
-        for name, knob, field, default in _knobs()
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+def defaults() -> dict[str, Any]:
+    """Give the whole configuration of a run that is asked for nothing."""
+    return Config().to_dict()
+
+
+def describe(width: int | None = None) -> str:
+    """List each knob as it may be typed, at its default, with what it does and its bounds.
+
+    Args:
+        width: of the terminal, in which long lines are folded; None folds none.
+    """
+    rows = complete("")
+    margin = max(len(typed) for typed, _ in rows) + 2
+    room = max(width - margin, LEAST) if width else 10**6
     return "\n".join(
-        "  ".join([*(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=False)), row[3]])
-        for row in rows
+        f"{typed:<{margin}}"
+        + f"\n{'':<{margin}}".join(textwrap.wrap(meaning, room, break_on_hyphens=False))
+        for typed, meaning in rows
     )
+
+
+def complete(typed: str) -> list[tuple[str, str]]:
+    """What a shell may offer for the beginning of `key=value`: at the default, with its meaning."""
+    offered = (
+        (f"{name}.{knob}={_value(default)}", _meaning(field))
+        for name, knob, field, default in _knobs()
+    )
+    return [(text, meaning) for text, meaning in offered if text.startswith(typed)]
 
 
 def commented_yaml() -> str:
@@ -34,9 +54,7 @@ def commented_yaml() -> str:
             section = name
             purpose = (Config.model_fields[name].annotation.__doc__ or "").splitlines()[0]
             lines += ["", f"# {purpose}", f"{name}:"]
-        bounds = _bounds(field)
-        comment = f"{field.description}{f' ({bounds})' if bounds else ''}"
-        lines.append(f"  {knob}: {_value(default)}  # {comment}")
+        lines.append(f"  {knob}: {_value(default)}  # {_meaning(field)}")
     return "\n".join(lines).lstrip() + "\n"
 
 
@@ -46,6 +64,11 @@ def _knobs() -> Iterator[tuple[str, str, FieldInfo, Any]]:
         section = getattr(config, name)
         for knob, field in type(section).model_fields.items():
             yield name, knob, field, section.model_dump(mode="json")[knob]
+
+
+def _meaning(field: FieldInfo) -> str:
+    bounds = _bounds(field)
+    return f"{field.description}{f' ({bounds})' if bounds else ''}"
 
 
 def _value(default: Any) -> str:

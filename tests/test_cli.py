@@ -5,6 +5,7 @@ single room are tested with that room.
 """
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -15,12 +16,12 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-COMMANDS = [
-    ("train",), ("finetune",), ("evaluate",), ("submit",), ("demo",), ("compare",),
-    ("report",), ("bench",), ("verify",), ("identify",), ("embed",), ("export",),
-    ("config",),
-    ("data", "inspect"), ("data", "synth"), ("data", "pack"),
-]  # fmt: skip
+from facever.cli import COMMANDS, DATA_COMMANDS
+
+HELPED = [
+    *((command.__name__,) for command in COMMANDS),
+    *(("data", command.__name__) for command in DATA_COMMANDS),
+]
 
 
 @pytest.fixture
@@ -33,12 +34,19 @@ def first_image(data: Path) -> Path:
     return min((data / "cls_data/train/images").iterdir())
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@pytest.mark.parametrize("command", HELPED, ids=" ".join)
 def test_every_command_s_help_has_two_examples(facever, command):
     answer = facever(*command, "--help")
     assert answer.code == 0
     assert answer.out.split("Examples:")[1].count("facever") >= 2
     assert len(answer.out.splitlines()) <= 40
+
+
+def test_help_takes_less_than_half_a_second_of_a_processor():
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "facever", "--help"], capture_output=True, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 0.5
 
 
 def test_help_answers_without_the_heavy_libraries():
@@ -86,6 +94,7 @@ def test_all_that_is_wrong_with_the_settings_is_said_at_once(facever, faces):
         (["--loss", "triplet", "data.k=1"], "data.k"),
         (["--loss", "triplet", "data.sampler=shuffle"], "pk"),
         (["engine.precision=fp16", "engine.device=cpu"], "bf16"),
+        (["data.pack=gpu", "engine.device=cpu"], "expected a GPU"),
         (["model.backbone=resnet19"], "resnet18"),
         (["optim.lr=1,0"], "optim.lr"),
         (["nonsense"], "key=value"),

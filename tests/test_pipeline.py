@@ -16,7 +16,13 @@ import torch
 from conftest import TINY, draw
 
 from facever import checkpoint
+from facever.data.datasets import ImageDataset, ImagePairDataset
+from facever.data.manifest import read_manifest
+from facever.data.sampler import shuffled_batches
 from facever.embed import load_encoder
+from facever.metrics import hardest_pairs
+from facever.report import Exhibits
+from facever.score import read_scores
 
 CHECKPOINT_KEYS = {
     "format", "facever", "config", "identities", "encoder", "loss", "optimizer", "schedule",
@@ -98,6 +104,40 @@ def test_validation_lines_hold_eer_in_percent_and_train_lines_the_rate(facever, 
     assert first.keys() >= {"step", "epoch", "time", "loss", "lr", "grad_norm", "images_per_s"}
 
 
+def test_a_run_leaves_what_its_page_shows(facever, faces, tmp_path):
+    facever("train", f"data.root={faces}", *TINY, "optim.epochs=1", "augment.flip=0",
+            *(f"augment.{name}=0" for name in ("crop", "shift", "rescale", "photometric", "blur",
+                                               "rotate", "erase")))  # fmt: skip
+    run, data = tmp_path / "checkpoints" / "train-1", ImageDataset(faces, image_size=32)
+    kept, scores = Exhibits.read(run), read_scores(run / "scores_val.csv")
+    assert kept.sizes.tolist() == np.bincount(data.labels).tolist()
+    first = shuffled_batches(len(data), 16, seed=0, epoch=0)[0]
+    assert (kept.batch == data.gather(first)).all(), "as nothing was to be changed"
+    pairs = ImagePairDataset(read_manifest(faces).val_pairs, image_size=32)
+    misses, false_matches = hardest_pairs(scores.scores, scores.mated, 6)
+    assert kept.pairs.tolist() == [*misses, *false_matches]
+    assert (kept.pair_images[:, 1] == pairs.gather(pairs.right[kept.pairs])).all()
+    encoder = load_encoder(run / "best.pt")
+    assert (kept.norms > 0).all()
+    assert kept.embeddings.shape == (64, encoder.encoder.embedding_dim)
+    assert kept.names[kept.labels].tolist() == [data.identities[k] for k in data.labels]
+    assert (run / "report.html").read_text().count("<img") == 16 + 2 * 12
+
+
+def test_a_page_that_cannot_be_made_costs_notes_and_not_the_run(facever, faces, tmp_path):
+    settings = [f"data.root={faces}", *TINY, "optim.epochs=1", "--run", "r"]
+    assert facever("train", *settings).code == 0
+    run = tmp_path / "checkpoints" / "r"
+    for name in ("report.html", "exhibits.npz"):
+        (run / name).unlink()
+        (run / name).mkdir()  # something else lies where they belong
+    (run / "finished").unlink()
+    answer = facever("train", *settings)
+    assert answer.code == 0, answer.err
+    assert (run / "finished").exists()
+    assert "report.html is not complete" in answer.err
+
+
 def test_the_same_command_again_says_it_is_finished_and_another_configuration_is_another_run(
     facever, faces, tmp_path
 ):
@@ -166,7 +206,7 @@ def test_workers_and_pack_do_not_change_the_losses(facever, faces, tmp_path):
     for name, *settings in (
         ("plain",),
         ("workers", "data.workers=2"),
-        ("files", "data.pack=off"),
+        ("files", "data.pack=files"),
     ):
         answer = facever(
             "train", f"data.root={faces}", *TINY, "optim.epochs=1", "--run", name, *settings

@@ -36,13 +36,20 @@ COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
         "facever submit",
         "facever submit checkpoints/a/best.pt checkpoints/b/best.pt --upload --message both",
     ),
+    scoring.average: (
+        "facever average checkpoints/train-1 -o averaged.pt",
+        "facever average checkpoints/a/best.pt checkpoints/b/best.pt --greedy -o soup.pt",
+    ),
     training.demo: ("facever demo", "facever demo --quick --out /tmp/demo"),
     training.compare: (
         "facever compare --data mnist --losses ce,arcface,adaface --seeds 3",
         "facever compare --data data/hw2p2 --losses adaface --from checkpoints/train-1/best.pt "
         "--sweep loss.params.h=0.22,0.333,0.66",
     ),
-    tools.report: ("facever report checkpoints/train-1", "facever report RUN -o a.html"),
+    tools.report: (
+        "facever report checkpoints/train-1",
+        "facever report checkpoints/train-1 checkpoints/finetune-1 -o both.html",
+    ),
     photos.verify: (
         "facever verify a.jpg b.jpg",
         "facever verify a.jpg b.jpg --fmr 0.001 --json -",
@@ -63,6 +70,10 @@ COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
         "facever check checkpoints/finetune-1 --competition S26",
         "facever check submissions/both.csv --competition F25 --json -",
     ),
+    tools.handin: (
+        "facever handin checkpoints/finetune-1 -o handin.zip --competition S26",
+        "facever handin checkpoints/a checkpoints/b -o both.zip --submission submissions/both.csv",
+    ),
     tools.fsck: (
         "facever fsck checkpoints/train-1",
         "facever fsck checkpoints/train-1 --repair --json -",
@@ -79,10 +90,10 @@ DATA_COMMANDS: dict[Callable[..., None], tuple[str, str]] = {
         "facever data synth data/synth",
         "facever data synth data/lfw --layout LFW --identities 50 --seed 1",
     ),
-    data.pack: ("facever data pack data/hw2p2", "facever data pack data data.image_size=96"),
+    data.pack: ("facever data pack data/hw2p2", "facever data pack faces.zip -o data/faces"),
     data.fetch: (
         "facever data fetch NAME -o data/hw2p2",
-        "facever data fetch https://www.kaggle.com/competitions/NAME",
+        "facever data fetch lfw",
     ),
 }
 
@@ -163,7 +174,7 @@ def _tell(error: Exception, debug: bool) -> int:
     if code is None or (debug and isinstance(error, FaceverError)):
         raise error
     message = error.format_message() if hasattr(error, "format_message") else error
-    print(f"{'stopped' if code >= 128 else 'error'}: {message}", file=sys.stderr)
+    print(f"{'error' if 0 < code < 128 else 'stopped'}: {message}", file=sys.stderr)
     return code
 
 

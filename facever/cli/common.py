@@ -12,14 +12,28 @@ from facever.tracking import is_leader
 if TYPE_CHECKING:
     from facever.ask import Ask
 
+
+def _complete_setting(incomplete: str) -> list[tuple[str, str]]:
+    """What Tab offers in the place of a setting."""
+    from facever.settings import complete
+
+    return complete(incomplete)
+
+
 Assignments = Annotated[
     list[str] | None,
-    typer.Argument(metavar="key=value", help="Settings, e.g. data.root=data/hw2p2."),
+    typer.Argument(
+        metavar="key=value",
+        help="Settings, e.g. data.root=data/hw2p2.",
+        autocompletion=_complete_setting,
+    ),
 ]
 Mixed = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="CKPT|key=value", help="Checkpoints (the newest best.pt where none) and settings."
+        metavar="CKPT|key=value",
+        help="Checkpoints (the newest best.pt where none) and settings.",
+        autocompletion=_complete_setting,
     ),
 ]
 ConfigFile = Annotated[

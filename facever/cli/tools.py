@@ -1,5 +1,7 @@
-"""`report`, `check`, `fsck`, `bench`, `config`: about runs, this machine and settings."""
+"""`report`, `check`, `handin`, `fsck`, `bench`, `config`: about runs, this machine and settings."""
 
+import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,15 +12,22 @@ from facever.errors import FaceverError
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")],
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders of runs; several are compared.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="FILE", help="The page.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="FILE",
+            help="The page; RUN/report.html, or runs.html beside several runs, by default.",
+        ),
     ] = None,
-) -> None:
-    """Make the HTML page of a run."""
-    from facever.report import write_report
+) -> None:  # fmt: skip
+    """Make the HTML page of a run, or one page of several runs."""
+    from facever.report import write_report, write_reports
 
-    print(write_report(run, output))
+    several = len(folders) > 1
+    print(write_reports(folders, output) if several else write_report(folders[0], output))
 
 
 def fsck(
@@ -58,12 +67,56 @@ def check(
         raise CheckFailed(f"rules of {answer.competition} that are not kept: {len(answer.broken)}")
 
 
+def handin(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folder of a run; several: an ensemble.")
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="ZIP", help="The zip.")],
+    competition: Annotated[str, typer.Option(metavar="NAME", help="Whose rules.")] = "S25",
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="What was sent; the newest that RUN made by default."),
+    ] = None,
+    words: Annotated[
+        Path | None,
+        typer.Option("--acknowledgement", metavar="FILE", help="Your own words, put first."),
+    ] = None,
+    with_checkpoint: Annotated[
+        bool, typer.Option("--checkpoint", help="Put best.pt in, too.")
+    ] = False,
+    largest: Annotated[int, typer.Option(metavar="MIB", min=1, help="The zip's limit.")] = 100,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Write it although rules are not kept.")
+    ] = False,
+    json_file: JsonFile = None,
+) -> None:
+    """Write the zip that a course asks for: README, metadata, runs, code; checked by its rules."""
+    from facever.errors import CheckFailed
+    from facever.handin import hand_in
+
+    answer = hand_in(
+        runs,
+        output,
+        competition,
+        submission=submission,
+        words=words,
+        with_checkpoint=with_checkpoint,
+        largest=largest,
+        anyway=anyway,
+    )
+    tell(answer.to_json(), json_file, answer.to_text())
+    if not answer.bytes:
+        broken = ", ".join(line.rule for line in answer.checked.broken)
+        raise CheckFailed(f"{output}: not written: {broken}; --anyway writes it all the same")
+
+
 def bench(
     arguments: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="NAME|key=value",
-            help="eer, heads, identify, save, step or synth (all by default), and settings.",
+            help="eer, growth, heads, identify, load, save, start, step, submit or synth (all by "
+            "default), and settings.",
         ),
     ] = None,
     repeats: Annotated[
@@ -75,6 +128,10 @@ def bench(
     losses: Annotated[
         str | None, typer.Option(metavar="A,B,...", help="Losses that `heads` measures.")
     ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a trace of training steps, and tell its parts."),
+    ] = None,
     json_file: JsonFile = None,
 ) -> None:
     """Measure what this machine reaches, as ratios to bare limits in one run."""
@@ -83,12 +140,14 @@ def bench(
     names, options = benches.ask(
         arguments or [], repeats=repeats, identities=identities, losses=losses
     )
-    answer = benches.run(names, options)
+    answer = benches.trace(options, trace) if trace else benches.run(names, options)
     tell(answer.to_json(), json_file, answer.to_text())
 
 
 def config(
-    show: Annotated[bool, typer.Option("--show", help="List every setting.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="List every setting, as without options.")
+    ] = False,
     init: Annotated[
         Path | None, typer.Option("--init", metavar="FILE", help="Write a commented file.")
     ] = None,
@@ -97,12 +156,12 @@ def config(
     from facever.settings import commented_yaml, describe
     from facever.storage import write_text
 
-    if init is not None:
-        if init.exists():
-            raise FaceverError(f"{init}: exists; expected a new file")
-        write_text(init, commented_yaml())
-        print(f"{init}: every setting with its default\nnext: facever train -c {init}")
-    elif show:
-        print(describe())
-    else:
-        raise typer.BadParameter("expected --show or --init FILE")
+    if init is None:
+        print(describe(shutil.get_terminal_size().columns if sys.stdout.isatty() else None))
+        return
+    if show:
+        raise typer.BadParameter("--show and --init exclude each other")
+    if init.exists():
+        raise FaceverError(f"{init}: exists; expected a new file")
+    write_text(init, commented_yaml())
+    print(f"{init}: every setting with its default\nnext: facever train -c {init}")
