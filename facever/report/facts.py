@@ -1,6 +1,5 @@
 """What a run's folder says in words and figures, as rows of text."""
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import PurePath
@@ -8,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from facever.competition import DEFAULT, profile
 from facever.metrics import Verification
 from facever.report.record import Record, flattened
 from facever.settings import defaults
@@ -85,7 +83,7 @@ def circumstances(record: Record) -> Rows:
         "command": _command(values.get("command")),
         "started from": _text(values.get("parent")),
         "data": _data(values.get("data")),
-        "parameters": _parameters(values.get("parameters")),
+        "parameters": _parameters(values.get("parameters"), values.get("competition")),
         "machine": _joined(values, ("device", "threads", "precision")),
         "versions": _joined(values, ("facever", "commit", "python", "torch", "timm")),
     }
@@ -132,17 +130,18 @@ def _data(value: Any) -> str:
     return ", ".join([_text(value.get("layout")), *counts]).removeprefix(", ")
 
 
-def _parameters(value: Any) -> str:
+def _parameters(value: Any, competition: Any) -> str:
     if not isinstance(value, Mapping) or not all(
         isinstance(value.get(key), int | float) for key in ("encoder", "classifier", "total")
     ):
         return ""
     encoder, classifier, total = (value[key] / 1e6 for key in ("encoder", "classifier", "total"))
-    cap = (profile(DEFAULT).parameter_cap or math.inf) / 1e6
-    return (
-        f"{total:.2f} M = encoder {encoder:.2f} M + classifier {classifier:.2f} M, "
-        f"{'within' if total <= cap else 'ABOVE'} the cap of {cap:.0f} M"
-    )
+    counted = f"{total:.2f} M = encoder {encoder:.2f} M + classifier {classifier:.2f} M"
+    cap = competition.get("parameter_cap") if isinstance(competition, Mapping) else None
+    if not isinstance(cap, int | float):
+        return counted
+    within = "within" if total <= cap / 1e6 else "ABOVE"
+    return f"{counted}, {within} the cap of {cap / 1e6:.0f} M"
 
 
 def _joined(values: Mapping[str, Any], keys: Iterable[str]) -> str:
