@@ -1,4 +1,4 @@
-"""Scores x mated -> FMR, FNMR, EER, AUC, TAR@FAR. NumPy only.
+"""Scores x mated -> FMR, FNMR, EER, AUC, TAR@FAR.
 
 A pair is matched when `score >= threshold`. FMR(t) is the share of non-mated pairs with
 score >= t, FNMR(t) the share of mated pairs with score < t (ISO/IEC 19795-1; the competition
@@ -7,24 +7,15 @@ from (1, 0) to (0, 1) and cross exactly once.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facever.errors import DataError
-from facever.resample import eer_replicates, threshold_replicates
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
-
-DEFINITION = (
-    "EER: where FMR(t) = share of non-mated pairs with score >= t and FNMR(t) = share of mated "
-    "pairs with score < t cross, linear between neighbouring thresholds; equal scores are one "
-    "threshold"
-)
 
 
 def equal_error_rate(scores: ArrayLike, mated: ArrayLike) -> float:
@@ -145,7 +136,7 @@ def hardest_pairs(
     Raises:
         DataError: as `equal_error_rate`, but one kind may be absent.
     """
-    values, truth = _checked(scores, mated)
+    values, truth = checked(scores, mated)
     kinds = np.flatnonzero(truth), np.flatnonzero(~truth)
     misses = kinds[0][np.argsort(values[kinds[0]], kind="stable")[:count]]
     false = kinds[1][np.argsort(-values[kinds[1]].astype(np.float64), kind="stable")[:count]]
@@ -188,7 +179,7 @@ def fold_accuracy(scores: ArrayLike, mated: ArrayLike, folds: ArrayLike) -> tupl
     Raises:
         DataError: as `equal_error_rate`, a pair without a fold, or fewer than two folds.
     """
-    values, truth = _checked(scores, mated)
+    values, truth = checked(scores, mated)
     fold_of = np.asarray(folds)
     numbers = np.unique(fold_of)
     if fold_of.shape != values.shape or numbers.size < 2 or numbers[0] < 0:
@@ -204,211 +195,9 @@ def fold_accuracy(scores: ArrayLike, mated: ArrayLike, folds: ArrayLike) -> tupl
     return float(np.mean(shares)), float(np.std(shares, ddof=1) / np.sqrt(len(shares)))
 
 
-def bootstrap_eer(
-    scores: ArrayLike,
-    mated: ArrayLike,
-    *,
-    left: ArrayLike | None = None,
-    right: ArrayLike | None = None,
-    confidence: float = 0.95,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval (low, high) of the EER over resampled images or identities.
-
-    Pairs that share an image or a person err together; resampling pairs would overlook that
-    and give intervals that are too narrow. How units are drawn: `resample.eer_replicates`.
-    No interval ends below what N error-free pairs of the rarer kind can show,
-    1 - ((1 - confidence) / 2)^(1/N) (Clopper & Pearson, Biometrika 26, 1934), or above its
-    mirror: no error among 10 pairs does not prove an EER of 0.
-
-    Args:
-        scores: similarity of each pair, higher means more alike; shape (N,).
-        mated: True where both images show the same person; shape (N,).
-        left: image or identity on the left of each pair, numbers or text; shape (N,).
-        right: the same for the right; without both, pairs are resampled.
-        confidence: share of replicates inside the interval, in (0, 1).
-        repeats: number of replicates.
-        seed: of the draws; equal seeds give equal intervals.
-
-    Raises:
-        DataError: as `equal_error_rate`, or only one of `left` and `right` fits.
-    """
-    values, truth = _checked(scores, mated)
-    eer = equal_error_rate(values, truth)
-    eers = eer_replicates([values], [1.0], eer, truth, left, right, repeats=repeats, seed=seed)
-    low, high = _percentiles(eers, eer, confidence)
-    rarer = min(int(truth.sum()), int((~truth).sum()))
-    certain = ((1 - confidence) / 2) ** (1 / rarer)
-    return min(low, certain), max(high, 1 - certain)
-
-
-def bootstrap_fmr_threshold(
-    scores: ArrayLike,
-    mated: ArrayLike,
-    fmr: float,
-    *,
-    left: ArrayLike | None = None,
-    right: ArrayLike | None = None,
-    confidence: float = 0.95,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Percentile interval (low, high) of `fmr_threshold` over resampled images or identities.
-
-    It rests on the few highest non-mated scores: no replicate is above the highest of them, so
-    where `fmr` allows fewer than about ten false matches, the upper end is too low.
-
-    Args:
-        fmr: as `fmr_threshold`.
-        scores, mated, left, right, confidence, repeats, seed: as `bootstrap_eer`.
-
-    Raises:
-        DataError: as `fmr_threshold` and `bootstrap_eer`.
-    """
-    values, truth = _checked(scores, mated)
-    threshold = fmr_threshold(values, truth, fmr)
-    found = threshold_replicates(
-        values, fmr, threshold, truth, left, right, repeats=repeats, seed=seed
-    )
-    return _percentiles(found, threshold, confidence)
-
-
-@dataclass(frozen=True)
-class PairedDifference:
-    """EER of a minus EER of b on the same pairs, with its interval and two-sided p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
-
-
-def paired_bootstrap(
-    scores_a: ArrayLike,
-    scores_b: ArrayLike,
-    mated: ArrayLike,
-    *,
-    left: ArrayLike | None = None,
-    right: ArrayLike | None = None,
-    confidence: float = 0.95,
-    repeats: int = 1000,
-    seed: int = 0,
-) -> PairedDifference:
-    """Whether two encoders differ in EER on the same pairs.
-
-    Both are measured on the same replicates, so that what makes a replicate hard cancels. The
-    p-value is twice the smaller share of replicates on either side of zero, counting the data
-    themselves as one (Davison & Hinkley, Bootstrap Methods, 1997, section 4.2): never 0, and 1
-    for equal scores.
-
-    Args:
-        scores_a: similarity of each pair by one encoder; shape (N,).
-        scores_b: similarity of each pair by the other; shape (N,).
-        mated, left, right, confidence, repeats, seed: as `bootstrap_eer`.
-
-    Raises:
-        DataError: as `bootstrap_eer`.
-    """
-    (first, truth), (second, _) = _checked(scores_a, mated), _checked(scores_b, mated)
-    difference = equal_error_rate(first, truth) - equal_error_rate(second, truth)
-    differences = eer_replicates(
-        [first, second], [1, -1], difference, truth, left, right, repeats=repeats, seed=seed
-    )
-    smaller_side = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    p_value = min(1.0, 2 * (int(smaller_side) + 1) / (differences.size + 1))
-    return PairedDifference(difference, *_percentiles(differences, difference, confidence), p_value)
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What is known about an encoder from labelled pairs; rates are fractions in [0, 1].
-
-    `threshold` is the one at the EER. `tar_at_far` holds only the FARs that the non-mated pairs
-    resolve, which is `far_resolution` and above. `folds` is None, or `{"count", "accuracy",
-    "standard_error"}` of the fold protocol.
-    """
-
-    eer: float
-    eer_low: float
-    eer_high: float
-    auc: float
-    accuracy: float
-    threshold: float
-    n_mated: int
-    n_non_mated: int
-    definition: str
-    tar_at_far: Mapping[float, float]
-    folds: Mapping[str, float] | None
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as `json.dumps` takes them; FARs become text such as "0.001"."""
-        tars = {f"{far:g}": tar for far, tar in self.tar_at_far.items()}
-        return {**asdict(self), "tar_at_far": tars, "far_resolution": self.far_resolution}
-
-    @property
-    def far_resolution(self) -> float:
-        """The lowest FAR above 0 that the non-mated pairs can show: one false match."""
-        return 1 / self.n_non_mated
-
-
-def verification(
-    scores: ArrayLike,
-    mated: ArrayLike,
-    *,
-    left: ArrayLike | None = None,
-    right: ArrayLike | None = None,
-    folds: ArrayLike | None = None,
-    fars: Sequence[float] = (0.1, 0.01, 1e-3, 1e-4),
-    repeats: int = 1000,
-    seed: int = 0,
-) -> Verification:
-    """Everything that labelled pairs tell; the EER with its 95 % interval.
-
-    Args:
-        scores, mated, left, right, repeats, seed: as `bootstrap_eer`.
-        folds: number of the fold of each pair, for protocols such as LFW's; shape (N,).
-        fars: operating points for TAR; those finer than the pairs resolve are left out.
-
-    Raises:
-        DataError: as `bootstrap_eer` and `fold_accuracy`.
-    """
-    values, truth = _checked(scores, mated)
-    low, high = bootstrap_eer(values, truth, left=left, right=right, repeats=repeats, seed=seed)
-    n_non_mated = int((~truth).sum())
-    return Verification(
-        eer=equal_error_rate(values, truth),
-        eer_low=low,
-        eer_high=high,
-        auc=roc_auc(values, truth),
-        accuracy=accuracy(values, truth),
-        threshold=eer_threshold(values, truth),
-        n_mated=int(truth.sum()),
-        n_non_mated=n_non_mated,
-        definition=DEFINITION,
-        tar_at_far={far: tar_at_far(values, truth, far) for far in fars if far >= 1 / n_non_mated},
-        folds=None if folds is None else _fold_summary(values, truth, folds),
-    )
-
-
-def _fold_summary(scores: ArrayLike, mated: ArrayLike, folds: ArrayLike) -> dict[str, float]:
-    mean, standard_error = fold_accuracy(scores, mated, folds)
-    count = int(np.unique(np.asarray(folds)).size)
-    return {"count": count, "accuracy": mean, "standard_error": standard_error}
-
-
-def _percentiles(replicates: Floats, estimate: float, confidence: float) -> tuple[float, float]:
-    """Interval of the replicates, widened to hold the estimate itself."""
-    if not replicates.size:  # two or three pairs, and none of the draws kept both kinds
-        return estimate, estimate
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(replicates, (tail, 1 - tail))
-    return min(float(low), estimate), max(float(high), estimate)
-
-
 def _split(scores: ArrayLike, mated: ArrayLike) -> tuple[Array, Array]:
     """Sorted scores of the mated and of the non-mated pairs, neither of them empty."""
-    values, truth = _checked(scores, mated)
+    values, truth = checked(scores, mated)
     # compress is four times as fast as a mask in brackets, and two sorts of values are an
     # order of magnitude faster than one argsort.
     kinds = values.compress(truth), values.compress(~truth)
@@ -422,7 +211,7 @@ def _split(scores: ArrayLike, mated: ArrayLike) -> tuple[Array, Array]:
     return kinds
 
 
-def _checked(scores: ArrayLike, mated: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
+def checked(scores: ArrayLike, mated: ArrayLike) -> tuple[Array, NDArray[np.bool_]]:
     """Finite scores and the truth as bool, both of shape (N,), N >= 1."""
     values, truth = np.asarray(scores), np.asarray(mated)
     if values.dtype.kind not in "fiu" and values.size:
