@@ -18,6 +18,7 @@ from facever.competition import DEFAULT, profile, read_csv_rows
 from facever.config import Data
 from facever.data.datasets import ImageDataset
 from facever.data.lists import ImageList, Manifest
+from facever.data_setup import open_dev
 from facever.detect import Competition, Facts, detect
 from facever.errors import ConfigError, DataError
 from facever.fusion import member_weights
@@ -27,7 +28,6 @@ from facever.losses import Loss
 from facever.metrics import Verification
 from facever.naming import Named
 from facever.people import open_once, open_set_of, tell_people
-from facever.prepare import open_dev
 from facever.ranking import (
     CHOSEN_BY,
     Figure,
@@ -86,6 +86,9 @@ def open_contest(
         ConfigError: no such competition, or its columns are not known without a sample.
         DataError: the data has nothing to submit.
     """
+    if name and sample:
+        # Refused before anything else is read.
+        profile(name, sample)
     payloads, config, manifest = read_checkpoints(checkpoints, ask, data=pairs is None)
     own = manifest.sample if manifest else None
     competition = choose(config.data, manifest, name, sample or own)

@@ -15,8 +15,9 @@ from facever import checkpoint
 from facever.competition import METRICS
 from facever.config import Config
 from facever.contest import choose
+from facever.data_setup import OpenData
 from facever.errors import ConfigError
-from facever.prepare import OpenData, Parts, budget
+from facever.prepare import Parts, budget
 
 Values = dict[str, Any]
 

@@ -13,14 +13,16 @@ from numpy.typing import NDArray
 from facever.config import Config, operations
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.loader import epoch_batches
+from facever.data_setup import OpenData
 from facever.distributed import is_leader
 from facever.encoder import Encoder
 from facever.losses.quality import sharpness
 from facever.metrics import hardest_pairs
-from facever.prepare import Embed, OpenData, Parts
+from facever.prepare import Parts
 from facever.report import HARDEST, Exhibits
 from facever.report.exhibits import FILE
 from facever.transforms import Augment
+from facever.validate import Embed
 
 UInt8 = NDArray[np.uint8]
 Int64 = NDArray[np.int64]

@@ -19,6 +19,7 @@ from facever.competition import Verdict as Allowance
 from facever.config import resolve
 from facever.contest import test_images
 from facever.data.lists import PairList
+from facever.data_setup import data_fingerprint, read_data
 from facever.embed import encoder_of
 from facever.encoder import Encoder
 from facever.errors import DataError, FaceverError
@@ -28,7 +29,6 @@ from facever.losses import Loss, SumLoss
 from facever.losses.softmax import MarginSoftmax
 from facever.naming import lint_combined_file, lint_names_file
 from facever.people import possible_people
-from facever.prepare import data_fingerprint, read_data
 from facever.submit import lint_file
 
 Verdict = Literal["pass", "fail", "ask the staff"]

@@ -22,6 +22,7 @@ from facever.ask import Ask, Values, inherited
 from facever.config import SWITCHES, Config, Eval, resolve
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.lists import Manifest, PairList
+from facever.data_setup import open_pairs, read_data
 from facever.encoder import Encoder
 from facever.errors import DataError
 from facever.fusion import (
@@ -39,10 +40,9 @@ from facever.fusion import (
 )
 from facever.losses.quality import sharpness
 from facever.metrics import verification
-from facever.prepare import Embed, open_pairs, read_data
 from facever.score import cosine_scores, fuse, row_norms
 from facever.tracking import note, progress
-from facever.validate import choose_pairs, scorer
+from facever.validate import Embed, choose_pairs, scorer
 
 Floats = NDArray[np.float64]
 

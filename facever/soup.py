@@ -23,10 +23,10 @@ from facever import checkpoint
 from facever.ask import Ask, Values, inherited
 from facever.config import Config, differences, resolve
 from facever.data.datasets import ImageDataset
+from facever.data_setup import OpenData, open_data
 from facever.encoder import Encoder
 from facever.errors import CheckpointError, ConfigError
 from facever.loss_setup import saved_loss
-from facever.prepare import OpenData, open_data
 from facever.tracking import note
 from facever.validate import make_validate, scorer
 

@@ -18,6 +18,7 @@ from facever.config import Config
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.lists import Manifest, PairList
 from facever.data.pairfiles import read_pairs
+from facever.data_setup import open_dev
 from facever.device import resolve_device, resolve_precision
 from facever.embed import embed_images, embedder_of
 from facever.encoder import Encoder
@@ -25,12 +26,12 @@ from facever.errors import ConfigError, DataError
 from facever.loss_setup import saved_loss
 from facever.losses import Loss, SumLoss
 from facever.metrics import verification
-from facever.prepare import Embed, open_dev
 from facever.ranking import combined_score
 from facever.score import cosine_scores
 from facever.tracking import progress
 
 Values = dict[str, Any]
+Embed = Callable[..., NDArray[np.float32]]
 
 
 def make_embed(config: Config, device: torch.device, precision: str) -> Embed:

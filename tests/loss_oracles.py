@@ -64,12 +64,16 @@ def look_and_compare(loss: Loss, z: Tensor, y: Tensor) -> Tensor:
 
 
 def value_and_gradients(
-    function: Callable[[Tensor], Tensor], z: Tensor, w: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+    function: Callable[[Tensor], Tensor], z: Tensor, *parameters: Tensor
+) -> list[Tensor]:
     z = z.clone().requires_grad_()
     value = function(z)
-    d_z, d_w = torch.autograd.grad(value, [z, w])
-    return value.detach(), d_z, d_w
+    return [value.detach(), *torch.autograd.grad(value, [z, *parameters])]
+
+
+def loss_and_gradients(loss: Loss, z: Tensor, y: Tensor) -> list[Tensor]:
+    """The value, and the gradients of `z` and of the parameters, as the training loop has them."""
+    return value_and_gradients(lambda z: look_and_compare(loss, z, y), z, *loss.parameters())
 
 
 def assert_same(loss: Loss, oracle: Oracle, z: Tensor, y: Tensor, rtol: float = 1e-9) -> None:

@@ -22,6 +22,7 @@ from loss_oracles import (
     build,
     images_of,
     look_and_compare,
+    loss_and_gradients,
 )
 from torch import Tensor, multiprocessing
 
@@ -30,13 +31,6 @@ from facever.losses import Loss
 # What every loss is put through by itself; `make fuzz` asks for more by its profile.
 CASES = max(500, settings().max_examples)
 NO_MARGIN_DRAWN: dict[str, dict[str, object]] = {"elasticface": {"std": 0.0}}
-
-
-def gradients(loss: Loss, z: Tensor, y: Tensor) -> list[Tensor]:
-    """The value, and the gradients of `z` and of the parameters."""
-    z = z.clone().requires_grad_()
-    value = look_and_compare(loss, z, y)
-    return [value.detach(), *torch.autograd.grad(value, [z, *loss.parameters()])]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -56,7 +50,7 @@ def test_value_and_gradients_are_finite_at_the_extremes(name: str, dtype: torch.
             loss.prototypes[y[0]] = z[0]
             loss.prototypes[y[5]] = z[4]
             loss.prototypes[y[7]] = 0
-    for result in gradients(loss, z, y):
+    for result in loss_and_gradients(loss, z, y):
         assert result.isfinite().all()
         assert result.abs().max() < 1e12
 
@@ -65,7 +59,9 @@ def test_value_and_gradients_are_finite_at_the_extremes(name: str, dtype: torch.
 def test_one_image_and_one_identity_are_enough(name: str) -> None:
     loss = build(name, identities=1)
     for size in (1, 3):
-        results = gradients(loss, torch.randn(size, DIM), torch.zeros(size, dtype=torch.int64))
+        results = loss_and_gradients(
+            loss, torch.randn(size, DIM), torch.zeros(size, dtype=torch.int64)
+        )
         assert all(result.isfinite().all() for result in results)
     if name in CLASSIFIERS and name != "magface":  # which has a penalty
         assert results[0].abs() < 1e-6
@@ -79,8 +75,8 @@ def test_the_order_of_the_batch_does_not_matter(name: str) -> None:
     order = torch.randperm(len(y)) if name != "npair" else (7 * y.max() - y).argsort(stable=True)
     loss = build(name, **NO_MARGIN_DRAWN.get(name, {})).double()
     twin = copy.deepcopy(loss)
-    value, d_z, *rest = gradients(loss, z, y)
-    shuffled, d_shuffled, *others = gradients(twin, z[order], y[order])
+    value, d_z, *rest = loss_and_gradients(loss, z, y)
+    shuffled, d_shuffled, *others = loss_and_gradients(twin, z[order], y[order])
     torch.testing.assert_close(shuffled, value)
     torch.testing.assert_close(d_shuffled, d_z[order])
     for ours, theirs in zip(others, rest, strict=True):
@@ -95,7 +91,7 @@ def test_autocast_does_not_reach_into_a_loss(name: str, dtype: torch.dtype) -> N
     z = z.to(dtype)
     plain, cast = build(name), build(name)
     torch.manual_seed(0)
-    wanted = gradients(plain, z.float(), y)
+    wanted = loss_and_gradients(plain, z.float(), y)
     torch.manual_seed(0)
     leaf = z.clone().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -117,9 +113,9 @@ def test_chunked_equals_dense(name: str, chunk: int) -> None:
     for seed in range(3):
         z, y = batch(seed=seed, length=15.0)
         torch.manual_seed(seed)
-        wanted = gradients(plain, z, y)
+        wanted = loss_and_gradients(plain, z, y)
         torch.manual_seed(seed)
-        for ours, dense in zip(gradients(slices, z, y), wanted, strict=True):
+        for ours, dense in zip(loss_and_gradients(slices, z, y), wanted, strict=True):
             torch.testing.assert_close(ours, dense, rtol=1e-12, atol=1e-12)
         for ours, dense in zip(slices.buffers(), plain.buffers(), strict=True):
             assert torch.equal(ours, dense) or (ours - dense).abs() < 1e-12
@@ -219,7 +215,7 @@ def test_any_batch_has_a_finite_loss_and_finite_gradients(
 ) -> None:
     """The losses share the cases, for drawing one takes as long as two losses."""
     for name in names:
-        value, *slopes = gradients(kept(name).train(), *case)
+        value, *slopes = loss_and_gradients(kept(name).train(), *case)
         assert value >= 0, name
         assert value.isfinite(), name
         assert all(slope.isfinite().all() for slope in slopes), name

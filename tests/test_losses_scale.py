@@ -13,7 +13,16 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from loss_oracles import CHUNKED, DIM, batch, build, head, images_of, look_and_compare
+from loss_oracles import (
+    CHUNKED,
+    DIM,
+    batch,
+    build,
+    head,
+    images_of,
+    look_and_compare,
+    loss_and_gradients,
+)
 from torch import Tensor
 
 from facever.bench import peak_bytes
@@ -21,12 +30,6 @@ from facever.losses import Loss, build_loss, loss_problems
 from facever.losses.sampled import draw
 from facever.losses.similarity import target_and_rest, unit_rows
 from facever.optim import build_optimizer, parameter_groups
-
-
-def value_and_gradients(loss: Loss, z: Tensor, y: Tensor) -> list[Tensor]:
-    z = z.clone().requires_grad_()
-    value = look_and_compare(loss, z, y)
-    return [value.detach(), *torch.autograd.grad(value, [z, *loss.parameters()])]
 
 
 def assert_alike(ours: list[Tensor], theirs: list[Tensor], tolerance: float = 1e-12) -> None:
@@ -57,8 +60,8 @@ def test_any_slices_give_what_the_whole_gives(
         slices = copy.deepcopy(plain)
         slices.chunked, slices.chunk = True, chunk
         assert_alike(
-            value_and_gradients(slices, z, y),
-            value_and_gradients(plain, z, y),
+            loss_and_gradients(slices, z, y),
+            loss_and_gradients(plain, z, y),
             # A gradient counts in units of 1 / |z|, its rounding too.
             1e-12 * max(1, 1 / scale),
         )
@@ -126,10 +129,10 @@ def test_autocast_does_not_reach_into_the_slices(name: str, dtype: torch.dtype) 
     z = z.to(dtype)
     plain, slices = build(name), build(name, chunked=True, chunk=4)
     torch.manual_seed(0)
-    wanted = value_and_gradients(plain, z.float(), y)
+    wanted = loss_and_gradients(plain, z.float(), y)
     torch.manual_seed(0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = value_and_gradients(slices, z, y)
+        got = loss_and_gradients(slices, z, y)
     assert got[0].dtype == torch.float32
     assert got[1].dtype == dtype
     for ours, theirs in zip(got, wanted, strict=True):
@@ -145,7 +148,7 @@ def test_slices_of_a_low_precision_product_stay_within_its_rounding(product: str
     full = build("arcface", s=16)
     low = build("arcface", s=16, product=product, chunked=True, chunk=4)
     for ours, theirs in zip(
-        value_and_gradients(low, z.float(), y), value_and_gradients(full, z.float(), y), strict=True
+        loss_and_gradients(low, z.float(), y), loss_and_gradients(full, z.float(), y), strict=True
     ):
         assert (ours - theirs).norm() < 0.05 * theirs.norm()
 
@@ -157,8 +160,8 @@ def test_float32_slices_are_as_exact_as_the_whole() -> None:
     plain = build_loss("arcface", dim=64, identities=2000)
     slices = copy.deepcopy(plain)
     slices.chunked, slices.chunk = True, 20
-    exact = value_and_gradients(copy.deepcopy(plain).double(), z.double(), y)
-    by_slices, whole = (value_and_gradients(loss, z, y) for loss in (slices, plain))
+    exact = loss_and_gradients(copy.deepcopy(plain).double(), z.double(), y)
+    by_slices, whole = (loss_and_gradients(loss, z, y) for loss in (slices, plain))
     for truth, ours, theirs in zip(exact, by_slices, whole, strict=True):
         assert (ours - truth).norm() < 2 * (theirs - truth).norm() + 1e-7 * truth.norm()
 
@@ -253,9 +256,9 @@ def test_a_sampled_loss_is_the_dense_loss_of_the_identities_drawn(
     # The margins come after the draw of the identities.
     torch.manual_seed(4)
     draw(y, 30, 0.3)
-    value, d_z, *wanted = value_and_gradients(few, z, torch.searchsorted(chosen, y))
+    value, d_z, *wanted = loss_and_gradients(few, z, torch.searchsorted(chosen, y))
     torch.manual_seed(4)
-    got, d_ours, *gradients = value_and_gradients(sampled, z, y)
+    got, d_ours, *gradients = loss_and_gradients(sampled, z, y)
     assert_alike([got, d_ours], [value, d_z])
     absent = torch.ones(30, dtype=torch.bool).index_fill_(0, chosen, False)
     for gradient, small in zip(gradients, wanted, strict=True):
@@ -280,7 +283,7 @@ def test_a_share_of_one_draws_nothing() -> None:
         torch.manual_seed(0)
         loss = build("elasticface", **params)
         torch.manual_seed(0)
-        results.append([*value_and_gradients(loss, z, y), torch.rand(3)])
+        results.append([*loss_and_gradients(loss, z, y), torch.rand(3)])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from group_helpers import together
-from loss_oracles import CHUNKED, DIM, batch, build, look_and_compare
+from loss_oracles import CHUNKED, DIM, batch, build, look_and_compare, loss_and_gradients
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -41,10 +41,8 @@ def whole(rows: Tensor) -> Tensor:
 
 def value_and_gradients(loss: Loss, z: Tensor, y: Tensor) -> list[Tensor]:
     """Of the embeddings, and of the parameters, which all have a row for each identity."""
-    z = z.clone().requires_grad_()
-    value = look_and_compare(loss, z, y)
-    d_z, *gradients = torch.autograd.grad(value, [z, *loss.parameters()])
-    return [value.detach(), d_z, *map(whole, gradients)]
+    value, d_z, *gradients = loss_and_gradients(loss, z, y)
+    return [value, d_z, *map(whole, gradients)]
 
 
 def two_passes(loss: Loss) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY, draw
+from training_helpers import timeless
 
 from facever import checkpoint
 from facever.data.datasets import ImageDataset, ImagePairDataset
@@ -37,12 +38,6 @@ EVALUATION_KEYS = {
 def losses(run: Path) -> list[float]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["loss"] for line in lines if "loss" in line]
-
-
-def timeless(run: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without what the clock decides."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in ln.items() if k not in ("time", "images_per_s")} for ln in lines]
 
 
 def weights_digest(path: Path) -> str:

@@ -28,7 +28,7 @@ import pytest
 import torch
 from conftest import TINY, Answer
 from process_helpers import file_size_limit, forked, outcome
-from training_helpers import RECIPE, noise_batch, tiny_state
+from training_helpers import RECIPE, noise_batch, timeless, tiny_state
 
 from facever import checkpoint
 from facever.data.loader import epoch_batches
@@ -172,12 +172,6 @@ def weights(run: Path) -> dict[str, bytes]:
     payload = checkpoint.load(run / "last.pt")
     parts = {f"{part}.{k}": v for part in ("encoder", "loss") for k, v in payload[part].items()}
     return {key: value.numpy().tobytes() for key, value in parts.items()}
-
-
-def timeless(run: Path) -> list[dict[str, object]]:
-    """The lines of metrics.jsonl without what the clock decides."""
-    lines = [json.loads(line) for line in (run / LINES).read_text().splitlines()]
-    return [{k: v for k, v in ln.items() if k not in ("time", "images_per_s")} for ln in lines]
 
 
 @pytest.fixture(scope="module")

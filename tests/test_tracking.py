@@ -12,9 +12,9 @@ import pytest
 from process_helpers import file_size_limit
 from wandb_helpers import wandb_server
 
-from facever import tracking
 from facever.errors import StorageError
 from facever.tracking import Tracker, duration, progress, read_metrics
+from facever.tracking import lines as module
 
 NAN, INF = float("nan"), float("inf")
 
@@ -130,7 +130,7 @@ def test_a_copy_that_fails_costs_one_warning_and_no_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sink = Failing()
-    monkeypatch.setattr(tracking, "_TensorBoard", lambda run: sink)
+    monkeypatch.setattr(module, "TensorBoard", lambda run: sink)
     tracker = make_tracker(tmp_path, tensorboard=True)
     for step in range(6):
         tracker.log(step, 0, {"loss": 1.0})

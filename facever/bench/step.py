@@ -14,7 +14,8 @@ from facever.bench.harness import Options, compare
 from facever.bench.rows import Row
 from facever.config import Config
 from facever.data.loader import Batch
-from facever.prepare import Parts, batch_stream, build_parts, open_data
+from facever.data_setup import open_data
+from facever.prepare import Parts, batch_stream, build_parts
 from facever.step import train_step
 
 STEPS = 4  # of a block

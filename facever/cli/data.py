@@ -78,7 +78,7 @@ def pack(
     """
     from facever.config import resolve
     from facever.data.archives import unpack_bundled
-    from facever.prepare import pack_all
+    from facever.data_setup import pack_all
 
     folder = unpack_bundled(source, output)
     config = resolve([{"data": {"root": str(folder)}}], assignments or [])

@@ -69,7 +69,7 @@ def evaluate(
 ) -> None:
     """Measure EER and its interval on labelled pairs, and accuracy on dev images."""
     from facever import pipeline
-    from facever.evaluated import Wanted
+    from facever.measure import Wanted
 
     wanted = Wanted(fmr=fmr, slices=slices, hardest=hardest, det=det)
     if scores:

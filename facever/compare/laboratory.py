@@ -20,14 +20,15 @@ from facever.compare.probe import degrading, glance, look
 from facever.compare.results import AFTER, BEFORE, HEADER, MEASURES, Row, Run, make_rows, read_run
 from facever.config import FREE_AT_RESUME, Config, operations
 from facever.data.benchmarks import prepare_benchmark
+from facever.data_setup import OpenData, open_data
 from facever.errors import ConfigError
-from facever.prepare import Embed, OpenData, open_data
 from facever.report.laboratory import write_comparison, write_pictures
 from facever.runs import CHECKPOINTS
 from facever.step import TrainState
 from facever.storage import write_text
 from facever.tracking import note, progress
 from facever.transforms import Augment
+from facever.validate import Embed
 
 
 @dataclass(frozen=True)

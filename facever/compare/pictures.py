@@ -12,8 +12,8 @@ from facever.compare.gradient import gradient_plane, margin_head
 from facever.compare.grid import PARAMS, number
 from facever.compare.probe import correlation, held_out
 from facever.compare.results import Run
+from facever.data_setup import OpenData
 from facever.loss_setup import saved_loss
-from facever.prepare import OpenData
 from facever.report import laboratory as draw
 from facever.report.laboratory import Picture
 

@@ -19,15 +19,15 @@ from torch.nn import functional
 
 from facever.data.datasets import ImageDataset
 from facever.data.manifest import Manifest
+from facever.data_setup import OpenData
 from facever.encoder import Encoder
 from facever.errors import DataError
 from facever.losses import Loss
 from facever.metrics import equal_error_rate
-from facever.prepare import Embed, OpenData
 from facever.step import TrainState
 from facever.storage import replacing
 from facever.transforms import Augment
-from facever.validate import score_pairs
+from facever.validate import Embed, score_pairs
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]

@@ -4,7 +4,6 @@ A training is the command line in a process of its own, forked from one that has
 It dies of SIGKILL: from outside at any moment, or by its own hand inside a save.
 """
 
-import json
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ from typing import Any
 
 import torch
 from process_helpers import forked, outcome
+from training_helpers import timeless
 
 from facever import checkpoint, runs
 from facever.config import FREE_AT_RESUME, differences
@@ -202,12 +202,6 @@ def assert_same_end(run: Path, whole: Path) -> None:
     assert (run / "scores_val.csv").read_bytes() == (whole / "scores_val.csv").read_bytes()
     # A kill between a checkpoint and its hash may leave `previous.pt` without one.
     assert [f for f in examine(run).findings if "no SHA-256" not in f.problem] == []
-
-
-def timeless(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl without what the clock decides."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in ln.items() if k not in ("time", "images_per_s")} for ln in lines]
 
 
 def assert_identical(a: Any, b: Any, where: str) -> None:
