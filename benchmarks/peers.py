@@ -15,13 +15,15 @@ their favour. AdaFace's and InsightFace's mixed precision is fp16 on CUDA; a CPU
 facever's gains are told one by one: it is measured as a peer would run it - fp32, channels first,
 from files - and then with its layout, precision and pack in turn.
 
-Blocks of all sides alternate, so that a machine whose speed drifts drifts for all. The peers'
-code is never part of facever.
+Blocks of all sides alternate, so that a machine whose speed drifts drifts for all, and each side is
+a process of its own, for facever tells the C library what to do with freed memory. The peers' code
+is never part of facever.
 """
 
 import argparse
 import importlib
 import json
+import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -41,8 +43,9 @@ from torchvision import datasets, transforms
 
 from facever.config import resolve
 from facever.data.manifest import read_manifest
+from facever.data_setup import open_data
 from facever.loss_setup import check_loss
-from facever.prepare import batch_stream, build_parts, open_data
+from facever.prepare import batch_stream, build_parts
 from facever.step import train_step
 
 Step = Callable[[], object]
@@ -264,7 +267,40 @@ def link_folders(data: Path, into: Path) -> tuple[Path, int]:
     return into, len(manifest.identities)
 
 
-def measure(sides: dict[str, Step], *, batch: int, steps: int, repeats: int) -> dict[str, Any]:
+class Side:
+    """A training in a process of its own, which takes steps when it is told to."""
+
+    def __init__(self, make: Callable[..., Step], *arguments: object) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.end, other = context.Pipe()
+        self.process = context.Process(
+            target=take_steps, args=(other, make, *arguments), daemon=True
+        )
+        self.process.start()
+
+    def seconds(self, steps: int) -> float:
+        """Take that many steps."""
+        self.end.send(steps)
+        taken: float = self.end.recv()
+        return taken
+
+
+def take_steps(told: Any, make: Callable[..., Step], *arguments: object) -> None:
+    """Build a side, and take as many steps as is told, until the pipe is closed."""
+    # Of peers' code for older versions of torch.
+    warnings.simplefilter("ignore", FutureWarning)
+    step = make(*arguments)
+    while True:
+        steps = told.recv()
+        start = perf_counter()
+        for _ in range(steps):
+            step()
+        told.send(perf_counter() - start)
+
+
+def measure(
+    sides: dict[str, Side], *, batch: int, steps: int, repeats: int
+) -> dict[str, list[float]]:
     """Time blocks of steps of all sides in turn; the first round warms up and does not count.
 
     Returns:
@@ -272,11 +308,8 @@ def measure(sides: dict[str, Step], *, batch: int, steps: int, repeats: int) -> 
     """
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats + 1):
-        for name, step in sides.items():
-            start = perf_counter()
-            for _ in range(steps):
-                step()
-            rate = steps * batch / (perf_counter() - start)
+        for name, side in sides.items():
+            rate = steps * batch / side.seconds(steps)
             if turn:
                 rates[name].append(rate)
             print(f"round {turn} of {repeats}: {name}: {rate:.1f} images/s", file=sys.stderr)
@@ -304,16 +337,16 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
-    # Of peers' code for older versions of torch.
-    warnings.simplefilter("ignore", FutureWarning)
     with TemporaryDirectory() as scratch:
         folders, identities = link_folders(asked.data, Path(scratch) / "folders")
         setting = Setting(asked.data, folders, identities, asked.batch)
         sides = {
-            "AdaFace, ir_18": adaface_step(setting, asked.adaface),
-            "InsightFace arcface_torch, r18": insightface_step(setting, asked.insightface),
-            "notebook: ImageFolder, albumentations": notebook_step(setting, asked.insightface),
-            **{name: facever_step(setting, settings) for name, settings in LADDER.items()},
+            "AdaFace, ir_18": Side(adaface_step, setting, asked.adaface),
+            "InsightFace arcface_torch, r18": Side(insightface_step, setting, asked.insightface),
+            "notebook: ImageFolder, albumentations": Side(
+                notebook_step, setting, asked.insightface
+            ),
+            **{name: Side(facever_step, setting, own) for name, own in LADDER.items()},
         }
         rates = measure(sides, batch=asked.batch, steps=asked.steps, repeats=asked.repeats)
     print(table(rates))

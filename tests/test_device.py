@@ -28,8 +28,7 @@ def test_a_device_that_is_not_there_is_refused(name: str) -> None:
 
 
 KEEPING = """
-import subprocess
-import sys
+import resource
 
 import torch
 
