@@ -41,10 +41,10 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
-assert min(faults(), faults()) > 100
+assert min(faults() for _ in range(8)) > 100
 keep_memory()
-faults()
-assert faults() < 100
+# The heap has grown to its size after some of them.
+assert min(faults() for _ in range(8)) < 100
 """
 
 
