@@ -27,7 +27,7 @@ import multiprocessing
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -290,12 +290,13 @@ def take_steps(told: Any, make: Callable[..., Step], *arguments: object) -> None
     # Of peers' code for older versions of torch.
     warnings.simplefilter("ignore", FutureWarning)
     step = make(*arguments)
-    while True:
-        steps = told.recv()
-        start = perf_counter()
-        for _ in range(steps):
-            step()
-        told.send(perf_counter() - start)
+    with suppress(EOFError):
+        while True:
+            steps = told.recv()
+            start = perf_counter()
+            for _ in range(steps):
+                step()
+            told.send(perf_counter() - start)
 
 
 def measure(
@@ -332,8 +333,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="a data set in any layout")
     parser.add_argument("--adaface", type=Path, required=True, help="its checkout")
     parser.add_argument("--insightface", type=Path, required=True, help="its checkout")
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--steps", type=int, default=2, help="of a block")
+    parser.add_argument("--batch", type=int, default=32, help="a side holds 2.5 GB at 32")
+    parser.add_argument("--steps", type=int, default=3, help="of a block")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--json", type=Path)
     asked = parser.parse_args()
