@@ -94,12 +94,14 @@ def average(paths: Sequence[Path], output: Path, ask: Ask, *, greedy: bool) -> A
     for name, payload in zip(names[1:], payloads[1:], strict=True):
         _check_alike(names[0], payloads[0], name, payload)
     config = resolve([inherited(payloads[0]), *ask.layers], ask.assignments)
-    kitchen = _Kitchen(config, next(iter(found.values())), payloads, open_data(config.data))
+    averages = _Averages(config, next(iter(found.values())), payloads, open_data(config.data))
     every = range(len(names))
-    used = greedy_choice(every, lambda rows: kitchen.taste(rows)["EER"]) if greedy else list(every)
-    figures = kitchen.taste(used)
+    used = (
+        greedy_choice(every, lambda rows: averages.measure(rows)["EER"]) if greedy else list(every)
+    )
+    figures = averages.measure(used)
     digests = list(found)
-    checkpoint.save(output, kitchen.payload(used, figures, [digests[i] for i in used]))
+    checkpoint.save(output, averages.payload(used, figures, [digests[i] for i in used]))
     return Averaged(
         output, names, [names[i] for i in used],
         figures["EER"], figures["EER_low"], figures["EER_high"],
@@ -164,7 +166,7 @@ def _check_alike(first_name: str, first: Values, name: str, other: Values) -> No
         )
 
 
-class _Kitchen:
+class _Averages:
     """Checkpoints whose means are made and measured."""
 
     def __init__(
@@ -180,7 +182,7 @@ class _Kitchen:
         if not self._same_loss:
             note("average: the losses differ, so the classifier is that of one checkpoint alone")
 
-    def taste(self, rows: Sequence[int]) -> dict[str, float]:
+    def measure(self, rows: Sequence[int]) -> dict[str, float]:
         """Measure the mean of some checkpoints; EER in percent. The encoder then has its weights.
 
         A single checkpoint keeps its own statistics of batch norms.
@@ -208,7 +210,7 @@ class _Kitchen:
     def payload(
         self, rows: Sequence[int], figures: Mapping[str, float], parents: Sequence[str]
     ) -> Values:
-        """Give the checkpoint of the mean that was tasted last, of checkpoints `rows`.
+        """Give the checkpoint of the mean that was measured last, of checkpoints `rows`.
 
         It is where a finetune may begin, and no state from which a training could go on.
         """
