@@ -338,7 +338,10 @@ def test_folders(ground: Path, tree: Tree, layout: str, inspected: bool) -> None
     try:
         build(root, tree)
         if inspected:
-            report = attempt("folders", lambda: inspect(root, layout=layout, workers=1), root)
+            # What it learns of the files is kept beside them.
+            report = attempt(
+                "folders", lambda: inspect(root, layout=layout, workers=1), root, writes=True
+            )
             assert report is None or json.dumps(report.facts)
         else:
             manifest = attempt("folders", lambda: read_manifest(root, layout=layout), root)

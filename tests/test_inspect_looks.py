@@ -117,6 +117,22 @@ def test_where_the_data_folder_takes_nothing_the_cache_does(
     root.chmod(0o755)
 
 
+@pytest.mark.parametrize("link", [".facever", ".facever/looks.jsonl"])
+def test_a_link_in_a_stranger_s_data_names_no_place_to_write_to(
+    root: Path, cache: Path, tmp_path: Path, link: str
+) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    victim = outside / "looks.jsonl"
+    victim.write_text("mine")
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(outside if link == ".facever" else victim)
+    assert inspect(root).facts["unreadable"] == {}
+    assert victim.read_text() == "mine"
+    assert [path.name for path in outside.iterdir()] == ["looks.jsonl"]
+    assert list(cache.rglob("looks.jsonl"))
+
+
 def test_a_full_disk_costs_the_memory_and_not_the_answer(root: Path) -> None:
     with file_size_limit(100):
         assert inspect(root).problems == []

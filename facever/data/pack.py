@@ -214,13 +214,15 @@ def _by_memory(packs: Sequence[_Pack]) -> tuple[str, ...]:
 def homes(root: Path) -> tuple[Path, ...]:
     """Folders a pack may lie in: with the data; else in the cache, apart from other data's.
 
-    A folder that nobody may write to is left alone, also by a superuser, who could.
+    A folder that nobody may write to is left alone, also by a superuser, who could, and so is a
+    link, with which a stranger's data would name another place.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:12]
     cached = cache / "facever" / place
+    beside = root / ".facever"
     protected = root.is_dir() and not root.stat().st_mode & 0o222
-    return (cached,) if protected else (root / ".facever", cached)
+    return (cached,) if protected or beside.is_symlink() else (beside, cached)
 
 
 def _unused(file: Path) -> bool:

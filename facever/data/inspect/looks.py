@@ -30,6 +30,8 @@ HASH_SIDE = 16
 HASH_BYTES = HASH_SIDE * HASH_SIDE // 8
 
 _FILE = "looks.jsonl"
+# Not through a link, with which a stranger's data would name another file.
+_OPEN = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
 # A file that begins otherwise was written by another version, and is begun anew.
 _HEAD = b'{"facever looks": 1}\n'
 _CHUNK = 128
@@ -193,7 +195,7 @@ def _memory(root: Path) -> Iterator[_Memory]:
         try:
             home.mkdir(parents=True, exist_ok=True)
             # Without a buffer, which closing would try to write once more to a full disk.
-            file = (home / _FILE).open("a+b", buffering=0)
+            file = os.fdopen(os.open(home / _FILE, _OPEN, 0o666), "a+b", buffering=0)
         except OSError:
             continue
         with file:
