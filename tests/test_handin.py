@@ -131,6 +131,12 @@ def test_the_commands_of_the_readme_train_the_runs_again(
     assert "test_resnet" in answer.out
 
 
+def test_a_run_of_the_parent_s_name_that_is_not_the_parent_is_no_stage(here):
+    shutil.copy(SECOND / "best.pt", "checkpoints/first/best.pt")
+    answer = hand_in([SECOND], Path("x.zip"), "S25", anyway=True)
+    assert not [name for name in answer.files if name.startswith("runs/first/")]
+
+
 def test_the_table_has_the_best_runs_first_with_eer_in_percent(here):
     for i in range(12):
         copy = Path(shutil.copytree("checkpoints/first", f"checkpoints/copy-{i:02d}"))

@@ -136,11 +136,21 @@ def _chain(folder: Path) -> list[tuple[Path, Record]]:
     chain: list[tuple[Path, Record]] = []
     current: Path | None = folder
     while current is not None and all(current != run for run, _ in chain):
-        chain.insert(0, (current, read_record(current)))
+        record = read_record(current)
+        chain.insert(0, (current, record))
         parent = runs.parent_of(current)
-        is_run = parent is not None and (parent.parent / "config.yaml").exists()
-        current = parent.parent if parent and is_run else None
+        current = parent.parent if parent and _began_with(parent, record) else None
     return chain
+
+
+def _began_with(parent: Path, record: Record) -> bool:
+    """Tell whether a run's checkpoint is still the one that another began with.
+
+    Its path is relative to the folder in which that was; here it may be another's.
+    """
+    if not (parent.is_file() and (parent.parent / "config.yaml").exists()):
+        return False
+    return checkpoint.file_digest(parent) == record.environment.get("parent_sha256")
 
 
 def _members(
