@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 (torch's own idiom)
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from facever import checkpoint, exported
 from facever.align import AlignedImages, Detector
@@ -113,7 +113,7 @@ def _crops(batch: Tensor, scale: float) -> Iterator[Tensor]:
     end = size - side
     for top, left in ((0, 0), (0, end), (end, 0), (end, end), (end // 2, end // 2)):
         crop = batch[:, :, top : top + side, left : left + side]
-        yield F.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False)
+        yield functional.interpolate(crop, size=(size, size), mode="bilinear", align_corners=False)
 
 
 def fuse_views(views: Tensor, norm_power: float) -> Tensor:

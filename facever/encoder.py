@@ -156,7 +156,7 @@ def _timm_backbone(name: str, pretrained: bool, options: dict[str, Any]) -> Any:
 def _transform_of(trunk: nn.Module, image_size: int) -> EvalTransform:
     from timm.data.config import resolve_model_data_config
 
-    values: dict[str, Any] = resolve_model_data_config(trunk)  # type: ignore[no-untyped-call] # timm
+    values: dict[str, Any] = resolve_model_data_config(trunk)  # type: ignore[no-untyped-call] # timm has no types there
     return EvalTransform(image_size, tuple(values["mean"]), tuple(values["std"]))
 
 

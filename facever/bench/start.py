@@ -16,7 +16,7 @@ def measure(options: Options) -> Iterator[Row]:
 
     def python(*arguments: str) -> None:
         command = [sys.executable, *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (this program)
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # noqa: S603 (this Python and words of this file)
 
     timing = compare(
         lambda: python("-m", "facever", "--help"),

@@ -119,7 +119,7 @@ def file_stat(path: str) -> tuple[int, int]:
         OSError: there is none.
     """
     try:
-        stat = os.stat(path)  # noqa: PTH116 (half a million times)
+        stat = os.stat(path)  # noqa: PTH116 (a third of pathlib's time, for half a million files)
     except (FileNotFoundError, NotADirectoryError):
         found = _find(Path(path))
         if found is None:

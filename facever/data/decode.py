@@ -187,7 +187,7 @@ def file_stats(root: Path, paths: Sequence[str]) -> list[tuple[int, int]]:
     found, absent = [], []
     for path in paths:
         try:
-            found.append(file_stat(os.path.join(base, path)))  # noqa: PTH118 (half a million times)
+            found.append(file_stat(f"{base}/{path}"))
         except OSError:
             absent.append(path)
     if absent:

@@ -10,14 +10,12 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from facever.data.archives import unpack
-from facever.data.workers import Progress, lock_file
+from facever.data.workers import Progress, open_part
 from facever.errors import DataError, StorageError
 from facever.storage import appearing, check_vacant, make_folder
 
@@ -111,7 +109,7 @@ def _bring(file: Path, remote: Remote, progress: Progress | None) -> None:
         _check(file, remote)
         return
     part = file.with_name(f"{file.name}.part")
-    with _held(part) as stream:
+    with open_part(part) as stream:
         try:
             _download(stream, remote, progress)
         except urllib.error.HTTPError as error:
@@ -138,28 +136,13 @@ def _bring(file: Path, remote: Remote, progress: Progress | None) -> None:
     part.rename(file)
 
 
-@contextmanager
-def _held(part: Path) -> Iterator[IO[bytes]]:
-    """Open a file at its end, for this process alone."""
-    try:
-        stream = part.open("ab")
-    except OSError as error:
-        raise StorageError(f"{part}: cannot be written: {error.strerror}") from error
-    with stream:
-        try:
-            lock_file(stream, exclusive=True, wait=False)
-        except OSError as error:
-            raise StorageError(f"{part}: another process downloads it; wait for it") from error
-        yield stream
-
-
 def _download(stream: IO[bytes], remote: Remote, progress: Progress | None) -> None:
     """Append what is missing; a server that does not give parts begins anew."""
     start = stream.tell()
     asked = urllib.request.Request(  # noqa: S310 (the addresses above, none from outside)
         remote.url, headers={"Range": f"bytes={start}-"} if start else {}
     )
-    with urllib.request.urlopen(asked, timeout=_TIMEOUT) as answer:  # noqa: S310
+    with urllib.request.urlopen(asked, timeout=_TIMEOUT) as answer:  # noqa: S310 (as above)
         if answer.status != http.HTTPStatus.PARTIAL_CONTENT:
             stream.truncate(0)
             start = 0

@@ -7,11 +7,12 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from multiprocessing import connection, current_process, get_context, parent_process
 from pathlib import Path
 from typing import IO, TypeVar
 
-from facever.errors import FaceverError
+from facever.errors import FaceverError, StorageError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -47,6 +48,27 @@ def lock_file(stream: IO[bytes], *, exclusive: bool, wait: bool = True) -> None:
         refuse_unguarded()
     kind = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
     fcntl.flock(stream, kind if wait else kind | fcntl.LOCK_NB)
+
+
+@contextmanager
+def open_part(path: Path) -> Iterator[IO[bytes]]:
+    """Open a download that was begun or will be, at its end, for this process alone.
+
+    Raises:
+        StorageError: it cannot be written, or another process has it open.
+    """
+    try:
+        file = path.open("ab")
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
+    with file:
+        try:
+            lock_file(file, exclusive=True, wait=False)
+        except OSError as error:
+            raise StorageError(
+                f"{path}: another process downloads it; wait for that one"
+            ) from error
+        yield file
 
 
 def usable_cores() -> int:

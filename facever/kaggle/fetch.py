@@ -3,14 +3,12 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from facever.data.archives import unpack
-from facever.data.pack import lock_file
+from facever.data.workers import open_part
 from facever.errors import ConfigError, DataError, StorageError
 from facever.kaggle import faults
 from facever.kaggle.api import Kaggle, as_slug
@@ -105,7 +103,7 @@ def _download(kaggle: Kaggle, slug: str, folder: Path, report: Report) -> Path:
             )
         path = folder.parent / f".{slug}-{_version(response)}.zip"
         make_folder(path.parent)
-        with _held(path) as file:
+        with open_part(path) as file:
             start = file.tell()
             _check_space(path.parent, length, length - start)
             if start != length:
@@ -123,23 +121,6 @@ def _version(response: "Response") -> str:
     """Tell versions of the archive apart by what the storage says of it."""
     headers = [response.headers.get(key, "") for key in ("ETag", "Last-Modified", "Content-Length")]
     return hashlib.sha256("\n".join(headers).encode()).hexdigest()[:12]
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file at its end, for this process alone."""
-    try:
-        file = path.open("ab")
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-    with file:
-        try:
-            lock_file(file, exclusive=True, wait=False)
-        except OSError as error:
-            raise StorageError(
-                f"{path.parent}: another process downloads into it; wait for that one"
-            ) from error
-        yield file
 
 
 def _check_space(folder: Path, length: int, missing: int) -> None:
