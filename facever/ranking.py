@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from facever.competition import METRICS, NOBODY, Metric
 from facever.detect import Competition
 from facever.metrics import equal_error_rate, roc_auc
-from facever.resample import auc_replicates, eer_replicates
+from facever.resample import Bootstrap, auc_replicates, eer_replicates
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -105,7 +105,7 @@ def auc_figure(
     """AUC over resampled images or identities; arguments as `metrics.bootstrap_eer` has them."""
     values, truth = np.asarray(scores), np.asarray(mated) == 1
     auc = roc_auc(values, truth)
-    found = auc_replicates(values, auc, truth, left, right, repeats=repeats, seed=seed)
+    found = auc_replicates(values, auc, Bootstrap(truth, left, right, repeats, seed))
     return Figure("AUC", auc, *_interval(found, auc))
 
 
@@ -144,7 +144,7 @@ def combined_figure(
     values, truth = np.asarray(scores), np.asarray(mated) == 1
     eer = equal_error_rate(values, truth)
     score = combined_score(eer, float(np.mean(correct)))
-    eers = eer_replicates([values], [1.0], eer, truth, left, right, repeats=repeats, seed=seed)
+    eers = eer_replicates([values], [1.0], eer, Bootstrap(truth, left, right, repeats, seed))
     shares = _accuracy_replicates(correct, np.asarray(identities), repeats, seed + 1)
     # Replicates without both kinds of pairs are missing.
     found = (shares[: eers.size] + 1 - eers) / 2

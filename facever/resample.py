@@ -5,6 +5,7 @@ scores, S scorings. NumPy only; `metrics` turns the replicates into intervals.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,16 +23,30 @@ Figure = Callable[[Weights], Floats]  # weights of the pairs to a figure of each
 CELLS_AT_ONCE = 200_000  # of an (R, N) block: 1.6 MB in float64, which a cache holds
 
 
+@dataclass(frozen=True, eq=False)
+class Bootstrap:
+    """Which pairs are resampled, and how often.
+
+    Args:
+        mated: whether a pair shows one identity; shape (N,).
+        left: the unit on the left side of each pair, by any name, and `right` on the other; shape
+            (N,). Without both the pairs themselves are resampled.
+        repeats: replicates to draw.
+        seed: of the draws.
+    """
+
+    mated: NDArray[np.bool_]
+    left: ArrayLike | None
+    right: ArrayLike | None
+    repeats: int
+    seed: int
+
+
 def eer_replicates(
     scorings: Sequence[Array],
     contrast: Sequence[float],
     estimate: float,
-    mated: NDArray[np.bool_],
-    left: ArrayLike | None,
-    right: ArrayLike | None,
-    *,
-    repeats: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Floats:
     """Replicates (R,) of `contrast @ EERs`, whose value on the data is `estimate`.
 
@@ -45,53 +60,41 @@ def eer_replicates(
 
     def contrasted(weights: Weights) -> Floats:
         eers = [
-            _weighted_eer(_columns(weights, places[order]), mated[order], end)
+            _weighted_eer(_columns(weights, places[order]), bootstrap.mated[order], end)
             for order, end in zip(orders, ends, strict=True)
         ]
         return np.asarray(np.tensordot(contrast, eers, axes=1))
 
-    return _replicates(
-        contrasted, estimate, orders[0], mated, left, right, repeats=repeats, seed=seed
-    )
+    return _replicates(contrasted, estimate, orders[0], bootstrap)
 
 
 def threshold_replicates(
     scores: Array,
     fmr: float,
     estimate: float,
-    mated: NDArray[np.bool_],
-    left: ArrayLike | None,
-    right: ArrayLike | None,
-    *,
-    repeats: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Floats:
     """Replicates (R,) of the highest score that may match no more for the FMR to keep to `fmr`.
 
     Its value on the data is `estimate`; see `_replicates` for how they are made.
     """
     order = np.argsort(-scores, kind="stable")
-    others = np.flatnonzero(~mated[order])
+    others = np.flatnonzero(~bootstrap.mated[order])
 
     def barred(weights: Weights) -> Floats:
         return _weighted_barred(_columns(weights, others), scores[order[others]], fmr)
 
-    return _replicates(barred, estimate, order, mated, left, right, repeats=repeats, seed=seed)
+    return _replicates(barred, estimate, order, bootstrap)
 
 
 def auc_replicates(
     scores: Array,
     estimate: float,
-    mated: NDArray[np.bool_],
-    left: ArrayLike | None,
-    right: ArrayLike | None,
-    *,
-    repeats: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Floats:
     """Replicates (R,) of the AUC, `estimate` on the data; see `_replicates` for how."""
     order = np.argsort(scores, kind="stable")
-    truth, ends = mated[order], _tie_ends(scores[order])
+    truth, ends = bootstrap.mated[order], _tie_ends(scores[order])
 
     def auc(weights: Weights) -> Floats:
         non_mated = _from_zero(_columns(_sums(weights * ~truth), ends))
@@ -99,19 +102,14 @@ def auc_replicates(
         below = (non_mated[:, 1:] + non_mated[:, :-1]) / 2
         return np.asarray((pairs * below).sum(axis=1) / (pairs.sum(axis=1) * non_mated[:, -1]))
 
-    return _replicates(auc, estimate, order, mated, left, right, repeats=repeats, seed=seed)
+    return _replicates(auc, estimate, order, bootstrap)
 
 
 def _replicates(
     figure: Figure,
     estimate: float,
     order: Array,
-    mated: NDArray[np.bool_],
-    left: ArrayLike | None,
-    right: ArrayLike | None,
-    *,
-    repeats: int,
-    seed: int,
+    bootstrap: Bootstrap,
 ) -> Floats:
     """Replicates (R,) of a figure of weighted pairs, whose value on the data is `estimate`.
 
@@ -129,12 +127,16 @@ def _replicates(
     of 60 to 3,000 images, 95 % intervals covered 89 to 98 %; the plain product 93 to 100 %, at up
     to 1.6 times the width; resampled pairs as little as 65 %.
     """
-    truth = mated[order]
-    by_pair = _resampled(figure, truth, (order, order, order.size), repeats, seed)
-    if left is None and right is None:
+    truth = bootstrap.mated[order]
+
+    def drawn(units: Units) -> Floats:
+        return _resampled(figure, truth, units, bootstrap.repeats, bootstrap.seed)
+
+    by_pair = drawn((order, order, order.size))
+    if bootstrap.left is None and bootstrap.right is None:
         return by_pair
-    lefts, rights, count = _units(left, right, mated.size)
-    by_unit = _resampled(figure, truth, (lefts[order], rights[order], count), repeats, seed)
+    lefts, rights, count = _units(bootstrap.left, bootstrap.right, order.size)
+    by_unit = drawn((lefts[order], rights[order], count))
     if not (by_pair.size and by_unit.size and by_unit.std()):
         return by_unit
     between_units = float(np.mean(lefts != rights))

@@ -13,7 +13,7 @@ from facever.ranking import (
     combined_score,
     nobody_threshold,
 )
-from facever.resample import auc_replicates
+from facever.resample import Bootstrap, auc_replicates
 
 SCORES = st.integers(-4, 4).map(lambda n: n / 4)
 PROBES = st.lists(st.tuples(SCORES, st.sampled_from(["right", "wrong", "nobody"])), min_size=1)
@@ -62,7 +62,7 @@ def test_weighted_auc_without_resampling_is_the_auc():
     rng = np.random.default_rng(5)
     drawn = rng.integers(30, size=(4, 30))
     expected = [roc_auc(scores[rows], mated[rows]) for rows in drawn]
-    found = auc_replicates(scores, 0.5, mated == 1, None, None, repeats=4, seed=5)
+    found = auc_replicates(scores, 0.5, Bootstrap(mated == 1, None, None, repeats=4, seed=5))
     assert found == pytest.approx(expected)
 
 

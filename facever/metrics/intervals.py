@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from facever.metrics.rates import checked, equal_error_rate, fmr_threshold
-from facever.resample import eer_replicates, threshold_replicates
+from facever.resample import Bootstrap, eer_replicates, threshold_replicates
 
 Floats = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def bootstrap_eer(
     """
     values, truth = checked(scores, mated)
     eer = equal_error_rate(values, truth)
-    eers = eer_replicates([values], [1.0], eer, truth, left, right, repeats=repeats, seed=seed)
+    eers = eer_replicates([values], [1.0], eer, Bootstrap(truth, left, right, repeats, seed))
     low, high = _percentiles(eers, eer, confidence)
     rarer = min(int(truth.sum()), int((~truth).sum()))
     certain = ((1 - confidence) / 2) ** (1 / rarer)
@@ -76,7 +76,7 @@ def bootstrap_fmr_threshold(
     values, truth = checked(scores, mated)
     threshold = fmr_threshold(values, truth, fmr)
     found = threshold_replicates(
-        values, fmr, threshold, truth, left, right, repeats=repeats, seed=seed
+        values, fmr, threshold, Bootstrap(truth, left, right, repeats, seed)
     )
     return _percentiles(found, threshold, confidence)
 
@@ -120,7 +120,7 @@ def paired_bootstrap(
     (first, truth), (second, _) = checked(scores_a, mated), checked(scores_b, mated)
     difference = equal_error_rate(first, truth) - equal_error_rate(second, truth)
     differences = eer_replicates(
-        [first, second], [1, -1], difference, truth, left, right, repeats=repeats, seed=seed
+        [first, second], [1, -1], difference, Bootstrap(truth, left, right, repeats, seed)
     )
     smaller_side = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
     p_value = min(1.0, 2 * (int(smaller_side) + 1) / (differences.size + 1))
