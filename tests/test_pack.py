@@ -62,6 +62,21 @@ def test_every_place_gives_the_pixels_of_the_evaluation_transform(root: Path, pa
     np.testing.assert_array_equal(gathered, expected)
 
 
+@pytest.mark.parametrize("pack", ["memmap", "blob", "files"])
+def test_a_list_of_absolute_paths_lies_where_its_images_do_not(root: Path, pack: str) -> None:
+    """As of `facever compare --data cifar10`, which holds images out without moving them."""
+    listed = root.parent / "elsewhere" / "list.csv"
+    listed.parent.mkdir()
+    rows = [f"{root / path},{identity}" for path, identity in zip(PATHS, "aabbccddee", strict=True)]
+    listed.write_text("\n".join(["path,identity", *rows]) + "\n")
+    images = ImageDataset(listed, image_size=SIZE, pack=pack)
+    # Some identities are held out for pairs.
+    paths = tuple(Path(path).name for path in images.paths)
+    expected = open_images(root, paths, SIZE, name="train", pack=pack)
+    everyone = np.arange(len(paths))
+    np.testing.assert_array_equal(images.gather(everyone), expected.gather(everyone))
+
+
 def test_images_that_lie_on_a_device_are_the_same(root: Path) -> None:
     people = make_folders(root.parent / "people", {"a": ["1.png", "2.png"], "b": ["3.png"]})
     dataset = ImageDataset(people, image_size=SIZE)
