@@ -119,19 +119,17 @@ def fit(
             figures = train_step(state, recipe, batch, multiplier)
             clock.images += len(batch.labels)
             state.seen += len(batch.labels)
-            _count_skips(state, batch, figures, paths)
-            report(state.seen, recipe.images * recipe.epochs, _summary(state, recipe, figures))
+            _check_skips(state, batch, paths)
+            report(state.seen, recipe.images * recipe.epochs, _summary(state, recipe))
             if figures and state.step % recipe.log_every == 0:
                 log(state.step, state.epoch, _log_line(state, figures, clock))
-            due = time.monotonic() - saved >= recipe.checkpoint_seconds
-            over = TIME_IS_OVER if deadline.passed() else SAVE if due else GO_ON
-            # Signals and clocks reach processes at different steps; all must act at one.
-            wanted = distributed.largest(stopped() or over)
+            wanted = _wanted(state, recipe, saved, stopped, deadline)
             if wanted >= SAVE:
                 save(state, False)
                 saved = time.monotonic()
             if wanted >= TIME_IS_OVER:
                 raise Interrupted(wanted)
+        state.settle()
         state.epoch, state.position = state.epoch + 1, 0
         best = _validate(state, recipe, validate, log)
         if state.epoch == 1:
@@ -141,6 +139,23 @@ def fit(
                 multiplier = schedule(state.epochs)
         save(state, best)
         saved = time.monotonic()
+
+
+def _wanted(
+    state: TrainState,
+    recipe: Recipe,
+    saved: float,
+    stopped: Callable[[], int | None],
+    deadline: Deadline,
+) -> int:
+    """Tell what to do after a step: a signal's number, GO_ON, SAVE or TIME_IS_OVER."""
+    if state.pending and distributed.world_size() > 1:
+        # To ask each other the processes would wait for their devices.
+        return GO_ON
+    due = time.monotonic() - saved >= recipe.checkpoint_seconds
+    over = TIME_IS_OVER if deadline.passed() else SAVE if due else GO_ON
+    # Signals and clocks reach processes at different steps; all must act at one.
+    return distributed.largest(stopped() or over)
 
 
 def _shorten(state: TrainState, epochs: int, further: int | None) -> bool:
@@ -183,28 +198,18 @@ def _validate(
     return best
 
 
-def _count_skips(
-    state: TrainState,
-    batch: Batch,
-    figures: Mapping[str, float],
-    paths: Callable[[Tensor], list[str]],
-) -> None:
-    if figures:
-        state.skipped = 0
-        state.window.append(figures["loss"])
+def _check_skips(state: TrainState, batch: Batch, paths: Callable[[Tensor], list[str]]) -> None:
+    if state.skipped < PATIENCE:
         return
-    state.skipped += 1
-    state.skipped_in_all += 1
-    if state.skipped >= PATIENCE:
-        names = paths(batch.indices)
-        raise TrainingError(
-            f"epoch {state.epoch + 1}, step {state.step}: {PATIENCE} steps in a row gave a loss "
-            "or gradient that is not finite\n"
-            f"  images of the last batch: {', '.join(names[:8])}"
-            f"{f' and {len(names) - 8} more' if len(names) > 8 else ''}\n"
-            "  a lower optim.lr or engine.precision=fp32 helps most often; the last checkpoint "
-            "is intact"
-        )
+    names = paths(batch.indices)
+    raise TrainingError(
+        f"epoch {state.epoch + 1}, step {state.step}: {PATIENCE} steps in a row gave a loss "
+        "or gradient that is not finite\n"
+        f"  images of the last batch: {', '.join(names[:8])}"
+        f"{f' and {len(names) - 8} more' if len(names) > 8 else ''}\n"
+        "  a lower optim.lr or engine.precision=fp32 helps most often; the last checkpoint "
+        "is intact"
+    )
 
 
 @dataclass
@@ -239,10 +244,10 @@ def _log_line(state: TrainState, figures: Mapping[str, float], clock: _Clock) ->
     return line
 
 
-def _summary(state: TrainState, recipe: Recipe, figures: Mapping[str, float]) -> str:
+def _summary(state: TrainState, recipe: Recipe) -> str:
     parts = [f"epoch {state.epoch + 1}/{recipe.epochs}"]
-    if figures:
-        parts.append(f"loss {figures['loss']:.3f}")
+    if state.window:
+        parts.append(f"loss {state.window[-1]:.3f}")
     if state.best:
         parts.append(f"best EER {state.best['EER']:.2f} %")
     return ", ".join(parts)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Multiplier = Callable[[int], float]
 
@@ -48,12 +48,20 @@ def parameter_groups(
 def build_optimizer(
     name: str, groups: list[dict[str, Any]], *, momentum: float = 0.9
 ) -> torch.optim.Optimizer:
-    """Build `sgd` (Nesterov, where there is momentum) or `adamw` over the groups."""
-    # One pass over the memory in place of five, on both kinds of device that have it.
-    fused = all(p.device.type in ("cpu", "cuda") for group in groups for p in group["params"])
-    if name == "sgd":
-        return torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=fused)
-    return torch.optim.AdamW(groups, betas=(momentum, 0.999), fused=fused)
+    """Build `sgd` (Nesterov, where there is momentum) or `adamw` over the groups.
+
+    Both are fused: one pass over the memory in place of five, which leaves everything as it is
+    where the optimiser's `found_inf`, a float32 tensor () on the device, is 1.
+    """
+    if name == "adamw":
+        return torch.optim.AdamW(groups, betas=(momentum, 0.999), fused=True)
+    optimizer = torch.optim.SGD(groups, momentum=momentum, nesterov=momentum > 0, fused=True)
+    if momentum:
+        # torch would take uninitialised memory for the momentum of a first step that is skipped.
+        for group in groups:
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def build_schedule(
@@ -145,13 +153,15 @@ class WeightAverage:
         self.updates = 0
 
     @torch.no_grad()
-    def update(self, encoder: nn.Module) -> None:
-        """Move towards the encoder's present weights."""
+    def update(self, encoder: nn.Module, unless: Tensor | None = None) -> None:
+        """Move towards the encoder's present weights; stay where `unless`, () of bool, is true."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         source = encoder.state_dict()
         floating = {k: v for k, v in self.encoder.state_dict().items() if v.is_floating_point()}
-        torch._foreach_lerp_(list(floating.values()), [source[k] for k in floating], 1 - decay)
+        share = torch.tensor(1 - decay) if unless is None else (1 - decay) * ~unless
+        shares = [share.to(v) for v in floating.values()]
+        torch._foreach_lerp_(list(floating.values()), [source[k] for k in floating], shares)
 
     def state_dict(self) -> dict[str, Any]:
         """Give what a resumed run needs."""

@@ -211,6 +211,7 @@ def _recipe(
         higher_is_better=config.eval.metric != "eer",
         log_every=config.engine.log_every,
         checkpoint_seconds=60 * config.engine.checkpoint_minutes,
+        pipelined=device.type == "cuda",
     )
 
 

@@ -3,9 +3,13 @@
 Everything random in a step - dropout, margins drawn per sample - comes from a generator seeded
 by (seed, epoch, position), and the batch is a function of the same three.
 
+Whether a step was finite is decided on the device, which then changes nothing. The host learns
+of it on a GPU when the next step's passes are in the queue, so that neither waits for the other.
+
 Letters: B images of a batch, S their side.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -59,6 +63,8 @@ class Recipe:
     log_every: int = 20
     """steps"""
     checkpoint_seconds: float = 600.0
+    pipelined: bool = False
+    """a step is counted when the next one's passes are in the device's queue"""
 
 
 @dataclass
@@ -94,6 +100,8 @@ class TrainState:
     """of the last validation"""
     best: dict[str, float] = field(default_factory=dict)
     """of the validation with the best metric, the earliest of equal ones"""
+    pending: "_Outcome | None" = None
+    """of a step that was taken but not counted yet"""
 
     @property
     def validated(self) -> nn.Module:
@@ -106,6 +114,7 @@ class TrainState:
         All processes are to call it together; of a classifier that they have divided the leader
         alone is given the whole.
         """
+        self.settle()
         return {
             "encoder": self.encoder.state_dict(),
             "loss": whole_weights(self.loss),
@@ -127,6 +136,23 @@ class TrainState:
             },
             "metrics": self.metrics,
         }
+
+    def settle(self) -> dict[str, float]:
+        """Count the step that is pending, and give its figures as `train_step` does."""
+        if self.pending is None:
+            return {}
+        loss, norm, lr = self.pending.read()
+        self.pending = None
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.step += 1
+            self.skipped = 0
+            self.window.append(loss)
+            return {"loss": loss, "grad_norm": norm, "lr": lr}
+        self.skipped += 1
+        self.skipped_in_all += 1
+        if self.average:
+            self.average.updates -= 1
+        return {}
 
     def load_state_dict(self, payload: Mapping[str, Any], where: str) -> None:
         """Go on from a checkpoint's payload.
@@ -163,35 +189,73 @@ def train_step(
     averages, batch-norm statistics, losses' state and schedule stay.
 
     Returns:
-        `loss`, `grad_norm` and `lr`; empty for a step that was not finite.
+        `loss`, `grad_norm` and `lr`; empty for a step that was not finite, and for one that is
+        left pending (`TrainState.settle` counts it, and so does the next step).
     """
     place = (recipe.seed, state.epoch, state.position)
     state.position += 1
     state.encoder.train()
     state.loss.train()
+    if recipe.margin_steps:
+        if state.step < recipe.margin_steps:
+            state.settle()
+        state.loss.set_margin(min(1.0, (state.step + 1) / recipe.margin_steps))
+    buffers = _Buffers(state)
+    value = _gradient(state, recipe, batch, place, buffers)
+    norm = _clip(state, recipe.clip_norm)
+    state.settle()
     multiplier = schedule(state.step) * (state.plateau.factor if state.plateau else 1.0)
     for group in state.optimizer.param_groups:
         group["lr"] = group["peak_lr"] * multiplier
-    if recipe.margin_steps:
-        state.loss.set_margin(min(1.0, (state.step + 1) / recipe.margin_steps))
-    buffers = _Buffers(state)
+    _update(state, buffers, ~(torch.isfinite(value) & torch.isfinite(norm)))
+    state.pending = _Outcome(value, norm, group["lr"])
+    return state.settle() if _is_waited_for(state, recipe) else {}
 
-    value = _gradient(state, recipe, batch, place, buffers)
-    norm = _clip(state, recipe.clip_norm)
-    finite = bool(torch.isfinite(value) & torch.isfinite(norm))
-    if finite:
-        state.optimizer.step()
+
+def _update(state: TrainState, buffers: "_Buffers", spoilt: Tensor) -> None:
+    """Move weights and averages along the gradient, or nothing where it is `spoilt`, () of bool."""
+    # What fused optimisers have for loss scalers: where it is 1 they leave everything as it is.
+    state.optimizer.found_inf = spoilt.float()  # type: ignore[attr-defined] # torch sets it so too
+    state.optimizer.step()
     if state.scaler:
         # It lowers its scale where a gradient was not finite.
         state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
-    if not finite:
-        buffers.restore()
-        return {}
+    buffers.restore(spoilt)
     if state.average:
-        state.average.update(state.encoder)
-    state.step += 1
-    return {"loss": value.item(), "grad_norm": norm.item(), "lr": group["lr"]}
+        state.average.update(state.encoder, spoilt)
+
+
+def _is_waited_for(state: TrainState, recipe: Recipe) -> bool:
+    """Tell whether the pending step is counted at once.
+
+    Anywhere but on a GPU that costs nothing. There it is for a line of the log, and after a step
+    that was skipped, of which a row ends the run.
+    """
+    is_logged = (state.step + 1) % recipe.log_every == 0
+    return not recipe.pipelined or is_logged or bool(state.skipped)
+
+
+class _Outcome:
+    """Loss and gradient norm of a step, on their way from the device."""
+
+    def __init__(self, value: Tensor, norm: Tensor, lr: float) -> None:
+        self.lr = lr
+        pair = torch.stack((value, norm.to(value.dtype)))
+        self.arrived = None
+        if pair.is_cuda:
+            # Into pinned memory: the host goes on.
+            self.pair = pair.to("cpu", non_blocking=True)
+            self.arrived = torch.cuda.current_stream(pair.device).record_event()
+        else:
+            self.pair = pair
+
+    def read(self) -> tuple[float, float, float]:
+        """Give loss, gradient norm and learning rate, once they have arrived."""
+        if self.arrived:
+            self.arrived.synchronize()
+        loss, norm = self.pair.tolist()
+        return loss, norm, self.lr
 
 
 class _Buffers:
@@ -201,9 +265,10 @@ class _Buffers:
         self.now = [b for module in (state.encoder, state.loss) for b in module.buffers()]
         self.before = [b.clone() for b in self.now]
 
-    def restore(self) -> None:
+    def restore(self, where: Tensor | None = None) -> None:
+        """Take all changes back; those of a step only where it is `where`, () of bool."""
         for buffer, old in zip(self.now, self.before, strict=True):
-            buffer.copy_(old)
+            buffer.copy_(old if where is None else torch.where(where, old, buffer))
 
 
 def _gradient(

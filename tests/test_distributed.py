@@ -27,6 +27,7 @@ from facever.data.loader import Batch, epoch_batches
 from facever.data.sampler import pk_batches, shuffled_batches
 from facever.distributed import SynchronisedBatchNorm, gather, share, share_of
 from facever.encoder import Encoder
+from facever.engine import Interrupted, fit
 from facever.errors import ConfigError, DataError
 from facever.losses import build_loss
 from facever.optim import WeightAverage, build_optimizer, parameter_groups
@@ -342,6 +343,39 @@ def test_a_share_whose_gradient_is_not_finite_stops_the_step_of_all(tmp_path, pr
         return bool(figures), still, state.scaler.get_scale() if state.scaler else 4.0
 
     assert together(2, tmp_path, action) == [(False, True, 4.0)] * 2
+
+
+def test_processes_that_do_not_wait_for_their_devices_stop_together(tmp_path):
+    """They ask each other at the lines of the log alone; the signal reaches one of them."""
+
+    def action():
+        state = new_state("arcface", {}, norms=False, sharded=False, optimizer="sgd")
+        state.encoder.transform = InDouble(SIDE)
+        recipe = Recipe(
+            epochs=1, device=torch.device("cpu"), precision="fp32", seed=3, images=34,
+            log_every=2, pipelined=True,
+        )  # fmt: skip
+        plan = [np.arange(34)] * 5
+        asked = []
+
+        def stopped():
+            asked.append(state.step)
+            return signal.SIGTERM if distributed.rank() == 1 and state.step == 4 else None
+
+        with pytest.raises(Interrupted):
+            fit(
+                state, recipe,
+                batches=lambda epoch, position: epoch_batches(
+                    Pictures(), plan, None, seed=0, epoch=epoch,
+                    rank=distributed.rank(), processes=distributed.world_size(),
+                ),
+                schedule=lambda epochs: lambda step: 1.0, validate=lambda network: {},
+                save=lambda state, best: state.state_dict(), log=lambda step, epoch, values: None,
+                report=lambda done, total, text: None, paths=lambda indices: [], stopped=stopped,
+            )  # fmt: skip
+        return asked, state.step, state.position
+
+    assert together(2, tmp_path, action) == [([2, 4], 4, 4)] * 2
 
 
 # --- the command line -------------------------------------------------------------------------

@@ -104,15 +104,18 @@ def test_a_fit_lowers_the_loss_and_counts_its_steps():
 
 @pytest.mark.parametrize("loss", ["ce", "adaface", "elasticface", "triplet"])
 @pytest.mark.parametrize("stop_after", [1, 2, 4])
-def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(loss, stop_after):
+@pytest.mark.parametrize("pipelined", [False, True])
+def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(loss, stop_after, pipelined):
     """Dropout and margins drawn per sample are functions of (seed, epoch, position)."""
     whole = run(new_state(loss=loss, average=True, dropout=0.3))
+    settings = recipe(pipelined=pipelined)
 
     first, kept = new_state(loss=loss, average=True, dropout=0.3), {}
     calls = itertools.count(1)
     with pytest.raises(Interrupted) as stop:
         run(
             first,
+            settings,
             save=lambda state, best: kept.update(copy.deepcopy(state.state_dict())),
             stopped=lambda: signal.SIGTERM if next(calls) == stop_after else None,
         )
@@ -120,7 +123,7 @@ def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(loss, stop_after):
     torch.manual_seed(99)
     second = new_state(loss=loss, average=True, dropout=0.3, seed=8)
     second.load_state_dict(kept, "kept")
-    run(second, eers=(20.0, 10.0)[second.epoch :])
+    run(second, settings, eers=(20.0, 10.0)[second.epoch :])
 
     assert torch.equal(weights(second), weights(whole))
     for a, b in zip(second.loss.buffers(), whole.loss.buffers(), strict=True):
@@ -283,6 +286,53 @@ def test_a_finite_step_forgives_the_ones_before():
     )  # fmt: skip
     assert state.step == 8
     assert state.skipped_in_all == 16
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+@pytest.mark.parametrize("poisoned", [{0}, {1, 2}, {4, 7, 8}])
+def test_steps_that_are_counted_late_take_the_same_course(optimizer, poisoned):
+    """The rate, the margin and the averages of a step rest on how many before it were finite."""
+    states, lines = [], []
+    for pipelined in (False, True):
+        state, poison, steps = new_state(loss="adaface", average=True), Poison(), itertools.count()
+        state.encoder.backbone = nn.Sequential(*state.encoder.backbone, poison)
+        groups = parameter_groups(state.encoder, state.loss, lr=0.05)
+        state.optimizer = build_optimizer(optimizer, groups)
+        found = []
+
+        def flicker(epoch, position, poison=poison, steps=steps):
+            for batch in batches(epoch, position):
+                poison.on = next(steps) in poisoned
+                yield batch
+
+        fit(
+            state, recipe(epochs=4, margin_steps=6, log_every=4, pipelined=pipelined),
+            batches=flicker, schedule=lambda epochs: lambda step: 1 / (1 + step),
+            validate=lambda network: {"EER": 5.0}, save=lambda state, best: None,
+            log=lambda step, epoch, values, found=found: found.append((step, values.get("loss"))),
+            report=lambda done, total, text="": None, paths=lambda indices: [],
+            stopped=lambda: None,
+        )  # fmt: skip
+        states.append(state.state_dict())
+        lines.append(found)
+    assert lines[0] == lines[1]
+    late, early = flat(states[1]), flat(states[0])
+    assert early["step"] == 12 - len(poisoned)
+    assert early["progress.skipped_in_all"] == len(poisoned)
+    assert late.keys() == early.keys()
+    for key, value in early.items():
+        same = (
+            torch.equal(value, late[key]) if isinstance(value, torch.Tensor) else value == late[key]
+        )
+        assert same, key
+
+
+def flat(values, name=""):
+    """Give nested dictionaries and lists as one dictionary of leaves."""
+    if not isinstance(values, dict | list):
+        return {name[1:]: values}
+    pairs = values.items() if isinstance(values, dict) else enumerate(values)
+    return {k: v for key, value in pairs for k, v in flat(value, f"{name}.{key}").items()}
 
 
 def test_the_gradient_is_clipped_to_the_limit():

@@ -352,7 +352,7 @@ def test_a_loss_scale_that_overflows_is_lowered_and_nothing_else_moves():
         assert skipped < 60
         for part, old in zip(parts, before, strict=True):
             assert all(torch.equal(v, old[k]) for k, v in part.state_dict().items())
-        assert not state.optimizer.state
+        assert not any(kept["momentum_buffer"].any() for kept in state.optimizer.state.values())
         assert state.scaler.get_scale() == pytest.approx(3e38 / 2**skipped)
         assert (state.step, state.position) == (0, skipped)
     assert skipped > 0

@@ -34,6 +34,7 @@ def measure(options: Options, *, steps: int = STEPS) -> Iterator[Row]:
         def block(source: Iterator[Batch]) -> None:
             for _ in range(steps):
                 train_step(parts.state, parts.recipe, next(source), schedule)
+            parts.state.settle()
 
         timing = compare(
             lambda: block(stream), lambda: block(repeat(resident)), repeats=options.repeats

@@ -90,6 +90,7 @@ def trace(options: Options, file: Path, *, steps: int = STEPS) -> Trace:
                     with record_function(_LOADING):
                         batch = next(stream)
                     train_step(state, recipe, batch, schedule)
+            state.settle()
         stream.close()
         record.export_chrome_trace(str(file))
     conditions: dict[str, str | int] = {
