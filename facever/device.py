@@ -95,6 +95,38 @@ def resolve_precision(name: str, device: torch.device, encoder: nn.Module) -> st
     return name
 
 
+# What compiling a network takes, and the share of a training's time that it saves on a GPU.
+_COMPILING_SECONDS, _COMPILING_SAVES = 90, 0.2
+
+
+def compile_encoder(encoder: nn.Module, how: str, device: torch.device) -> None:
+    """Have torch compile the encoder at its next call, in place: weights and names stay.
+
+    Args:
+        encoder: on `device`.
+        how: `on`, or `graphs` for CUDA graphs too, which replay a pass without its launches;
+            `auto` and `off` leave it as it is.
+        device: where it runs.
+
+    Raises:
+        ConfigError: graphs were asked for on another device than a CUDA GPU.
+    """
+    if how == "graphs" and device.type != "cuda":
+        raise ConfigError(
+            f"engine.compile: CUDA graphs do not work on {device.type}; expected off, on or auto"
+        )
+    if how in ("on", "graphs"):
+        encoder.compile(mode="reduce-overhead" if how == "graphs" else None)
+
+
+def compiling_pays(seconds: float, device: torch.device) -> bool:
+    """Tell whether a training that will take `seconds` is shorter with a compiled encoder.
+
+    On a CPU compiling gains nothing.
+    """
+    return device.type == "cuda" and _COMPILING_SAVES * seconds > _COMPILING_SECONDS
+
+
 def _cpu_has_bf16() -> bool:
     """Tell whether the CPU multiplies in bf16 (AVX512-BF16 or AMX)."""
     checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")

@@ -88,6 +88,7 @@ def fit(
     paths: Callable[[Tensor], list[str]],
     stopped: Callable[[], int | None],
     deadline: Deadline | None = None,
+    remaining: Callable[[float], None] = lambda seconds: None,
 ) -> None:
     """Train until `recipe.epochs` epochs are completed, or as many as the time allows.
 
@@ -104,6 +105,7 @@ def fit(
         paths: indices of images to their paths, for errors.
         stopped: gives the signal that was received, or None.
         deadline: when the run must have been saved.
+        remaining: takes after each epoch the seconds that the rest of the run will take.
 
     Raises:
         Interrupted: a signal was received, or the time is over; the state is saved.
@@ -112,7 +114,8 @@ def fit(
     deadline = deadline or Deadline()
     recipe = replace(recipe, epochs=state.epochs or recipe.epochs)
     multiplier = schedule(recipe.epochs)
-    saved, seen = time.monotonic(), state.seen
+    began = saved = time.monotonic()
+    seen = state.seen
     while state.epoch < recipe.epochs:
         clock = _Clock()
         for batch in batches(state.epoch, state.position):
@@ -139,6 +142,8 @@ def fit(
                 multiplier = schedule(state.epochs)
         save(state, best)
         saved = time.monotonic()
+        rest = recipe.images * (recipe.epochs - state.epoch)
+        remaining(rest * (saved - began) / (state.seen - seen))
 
 
 def _wanted(

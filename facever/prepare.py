@@ -22,7 +22,13 @@ from facever.data.loader import Batch, LabelledImages, epoch_batches
 from facever.data.resident import ResidentImages, has_room
 from facever.data.sampler import balanced_batches, pk_batches, shuffled_batches
 from facever.data_setup import OpenData
-from facever.device import keep_memory, resolve_device, resolve_precision, set_determinism
+from facever.device import (
+    compile_encoder,
+    keep_memory,
+    resolve_device,
+    resolve_precision,
+    set_determinism,
+)
 from facever.encoder import build_encoder, parameter_count
 from facever.errors import ConfigError
 from facever.loss_setup import make_loss
@@ -141,6 +147,7 @@ def build_parts(config: Config, data: OpenData, *, pretrained: bool) -> Parts:
         plateau=_plateau(config),
     )
     recipe = _recipe(config, device, precision, steps, images=sum(map(len, plan(0))))
+    compile_encoder(encoder, config.engine.compile, device)
     resident = _resident(config, data.train, recipe)
     return Parts(state, recipe, partial(_schedule, config, steps), plan, steps, resident)
 

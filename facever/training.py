@@ -3,11 +3,14 @@
 `pipeline` tells in which order; `engine.fit` is the loop itself.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
+
+import torch
+from torch import nn
 
 import facever
 from facever import checkpoint, distributed, engine, runs
@@ -16,7 +19,7 @@ from facever.config import Config
 from facever.data.datasets import ImagePairDataset
 from facever.data_setup import OpenData, open_pairs
 from facever.deadline import Deadline
-from facever.device import resolve_precision
+from facever.device import compile_encoder, compiling_pays, resolve_precision
 from facever.engine import stop_signals
 from facever.errors import DataError
 from facever.illustrate import show_data, show_encoder
@@ -97,8 +100,6 @@ def run_loop(
 ) -> None:
     """Run the loop, with everything that it calls back."""
     state, recipe = parts.state, parts.recipe
-    if config.engine.compile:
-        state.encoder.compile()
     constant = {
         "format": checkpoint.FORMAT,
         "facever": facever.__version__,
@@ -145,6 +146,7 @@ def run_loop(
                 paths=lambda indices: [paths[i] for i in indices.tolist()],
                 stopped=stopped,
                 deadline=deadline,
+                remaining=compiling_late(state.encoder, config.engine.compile, recipe.device),
             )
             # Only then may the others read it; a disk that is full ends all.
             distributed.from_leader(saver.wait)
@@ -152,6 +154,23 @@ def run_loop(
             tracker.close()
     if watch:
         watch.end(run, state, data, embed)
+
+
+def compiling_late(encoder: nn.Module, how: str, device: torch.device) -> Callable[[float], None]:
+    """Give a function that is told how long a training will still take, and compiles for it once.
+
+    Only then is it known whether that pays; the first epoch is trained without.
+    """
+    wanted = how == "auto"
+
+    def look(seconds: float) -> None:
+        nonlocal wanted
+        if wanted and compiling_pays(seconds, device):
+            note(f"engine.compile: {seconds / 60:.0f} minutes are left; compiling the encoder")
+            compile_encoder(encoder, "on", device)
+            wanted = False
+
+    return look
 
 
 def _tracker(run: Path, state: TrainState, config: Config) -> Tracker | Untracked:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from training_helpers import tiny_encoder
 
-from facever.device import autocast, resolve_device, resolve_precision
+from facever.device import autocast, compile_encoder, resolve_device, resolve_precision
 from facever.encoder import build_encoder
 from facever.errors import ConfigError
+from facever.training import compiling_late
 
 CPU = torch.device("cpu")
 
@@ -91,3 +92,29 @@ def test_a_gpu_computes_in_bf16_or_fp16() -> None:
     has_bf16 = torch.cuda.get_device_capability()[0] >= 8
     assert resolve_precision("auto", cuda, tiny_encoder()) == ("bf16" if has_bf16 else "fp16")
     assert resolve_precision("fp16", cuda, tiny_encoder()) == "fp16"
+
+
+@pytest.mark.parametrize(
+    ("how", "device", "left", "compiled"),
+    [
+        ("auto", "cuda", [60, 300], 0),
+        ("auto", "cuda", [60, 3000, 2900], 1),
+        ("auto", "cpu", [1e6], 0),
+        ("off", "cuda", [1e6], 0),
+        ("on", "cuda", [1e6], 0),
+    ],
+)
+def test_auto_compiles_once_and_only_where_a_gpu_trains_on_for_long(
+    how: str, device: str, left: list[float], compiled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder, calls = tiny_encoder(), []
+    monkeypatch.setattr(encoder, "compile", lambda **options: calls.append(options))
+    look = compiling_late(encoder, how, torch.device(device))
+    for seconds in left:
+        look(seconds)
+    assert len(calls) == compiled
+
+
+def test_cuda_graphs_need_a_gpu_of_that_kind() -> None:
+    with pytest.raises(ConfigError, match=r"engine\.compile: CUDA graphs do not work on cpu"):
+        compile_encoder(tiny_encoder(), "graphs", CPU)

@@ -3,6 +3,7 @@
 import copy
 import itertools
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from torch import nn
 
 from facever.data.loader import Batch
 from facever.deadline import Deadline
+from facever.device import compile_encoder
 from facever.encoder import Encoder
 from facever.engine import PATIENCE, Interrupted, fit, stop_signals
 from facever.errors import TrainingError
@@ -333,6 +335,19 @@ def flat(values, name=""):
         return {name[1:]: values}
     pairs = values.items() if isinstance(values, dict) else enumerate(values)
     return {k: v for key, value in pairs for k, v in flat(value, f"{name}.{key}").items()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_a_compiled_encoder_takes_the_same_course_and_is_saved_under_the_same_names():
+    plain, compiled = (new_state(loss="arcface", average=True) for _ in range(2))
+    compile_encoder(compiled.encoder, "on", CPU)
+    run(plain, recipe(epochs=3), eers=itertools.repeat(5.0))
+    run(compiled, recipe(epochs=3), eers=itertools.repeat(5.0))
+    found, expected = compiled.state_dict(), plain.state_dict()
+    assert found["encoder"].keys() == expected["encoder"].keys()
+    for part in ("encoder", "loss", "ema", "optimizer"):
+        torch.testing.assert_close(found[part], expected[part], rtol=1e-3, atol=1e-4)
 
 
 def test_the_gradient_is_clipped_to_the_limit():

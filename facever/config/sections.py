@@ -226,8 +226,8 @@ class Engine(Section):
     """`auto`, `cpu`, `cuda`, `cuda:1`, `mps`"""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto` is bf16 where the device has it, by a rule and never by a timing"""
-    compile: bool = False
-    """torch.compile the encoder"""
+    compile: Literal["off", "auto", "on", "graphs"] = "off"
+    """torch.compile the encoder; `auto`: on a GPU, where it pays; `graphs`: with CUDA graphs"""
     channels_last: bool = True
     """memory layout of images and convolutions"""
     seed: int = Field(0, ge=0, lt=2**31)
@@ -242,6 +242,12 @@ class Engine(Section):
     """longest time between two saves"""
     max_time: float | None = Field(None, gt=0)
     """wall-clock limit of the command, minutes or `8h`; a run that does not fit is shortened"""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _switch(cls, value: Any) -> Any:
+        """Take yes and no, which YAML has for on and off, and older runs for all there was."""
+        return {"true": "on", "false": "off"}.get(str(value).lower(), value)
 
     @field_validator("max_time", mode="before")
     @classmethod
