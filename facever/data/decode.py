@@ -34,6 +34,50 @@ class Rows:
     paths: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """A list of images to decode."""
+
+    root: Path
+    """what the paths are relative to"""
+    paths: Sequence[str]
+    workers: int | None = None
+    """processes; None: one per core"""
+    progress: Progress | None = None
+    """hears of (done, total)"""
+
+    def run(self, function: Callable[[Rows], Result]) -> Iterator[tuple[Rows, Result]]:
+        """Run `function` over the whole list in order, in processes where that is worth it."""
+        count = len(self.paths)
+        stretches = [
+            Rows(start, tuple(self.paths[start : start + _CHUNK]))
+            for start in range(0, count, _CHUNK)
+        ]
+        workers = usable_cores() if self.workers is None else self.workers
+        if sum(size for size, _ in file_stats(self.root, self.paths)) < _POOL_BYTES:
+            workers = 1
+        results = run_all(function, stretches, workers=workers)
+        for rows, result in zip(stretches, results, strict=True):
+            yield rows, result
+            if self.progress:
+                self.progress(rows.start + len(rows.paths), count)
+
+    def damage(self, function: Callable[[Rows], dict[int, str]]) -> dict[int, str]:
+        """Run `function` over the whole list and gather the damage that it finds."""
+        return {i: reason for _, found in self.run(function) for i, reason in found.items()}
+
+    def refuse(self, damaged: dict[int, str]) -> None:
+        """Raise a DataError with the count and the first example, if there is any."""
+        if damaged:
+            first = min(damaged)
+            raise DataError(
+                f"{self.root}: {len(damaged)} of {len(self.paths)} images are damaged\n"
+                f"  first: {self.paths[first]}: {damaged[first]}\n"
+                "  expected files that Pillow can read to the end; `facever data inspect` lists "
+                f"them all, data.on_error=skip leaves up to {_DAMAGED_SHARE:.0%} out"
+            )
+
+
 def find_damaged(
     root: Path,
     paths: Sequence[str],
@@ -47,9 +91,10 @@ def find_damaged(
     Raises:
         DataError: more than the share `limit` of the images is damaged.
     """
-    damaged = decode_all(functools.partial(_try_rows, root), paths, root, workers, progress)
+    images = Decoding(root, paths, workers, progress)
+    damaged = images.damage(functools.partial(_try_rows, root))
     if len(damaged) > limit * len(paths):
-        refuse_damaged(root, damaged, paths)
+        images.refuse(damaged)
     return damaged
 
 
@@ -129,52 +174,6 @@ def _without_loss(image: UInt8) -> bytes:
 
 def _without_path(error: DataError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
-
-
-def decode_all(
-    function: Callable[[Rows], dict[int, str]],
-    paths: Sequence[str],
-    root: Path,
-    workers: int | None,
-    progress: Progress | None,
-) -> dict[int, str]:
-    """Run `function(rows)` over the whole list and gather the damage that it finds."""
-    damaged: dict[int, str] = {}
-    for _, found in over_all(function, paths, root, workers, progress):
-        damaged.update(found)
-    return damaged
-
-
-def over_all(
-    function: Callable[[Rows], Result],
-    paths: Sequence[str],
-    root: Path,
-    workers: int | None,
-    progress: Progress | None,
-) -> Iterator[tuple[Rows, Result]]:
-    """Run `function(rows)` over the whole list in order, in processes where that is worth it."""
-    stretches = [
-        Rows(start, tuple(paths[start : start + _CHUNK])) for start in range(0, len(paths), _CHUNK)
-    ]
-    workers = usable_cores() if workers is None else workers
-    if sum(size for size, _ in file_stats(root, paths)) < _POOL_BYTES:
-        workers = 1
-    for rows, result in zip(stretches, run_all(function, stretches, workers=workers), strict=True):
-        yield rows, result
-        if progress:
-            progress(rows.start + len(rows.paths), len(paths))
-
-
-def refuse_damaged(root: Path, damaged: dict[int, str], paths: Sequence[str]) -> None:
-    """Raise a DataError with the count and the first example, if there is any."""
-    if damaged:
-        first = min(damaged)
-        raise DataError(
-            f"{root}: {len(damaged)} of {len(paths)} images are damaged\n"
-            f"  first: {paths[first]}: {damaged[first]}\n"
-            "  expected files that Pillow can read to the end; `facever data inspect` lists them "
-            f"all, data.on_error=skip leaves up to {_DAMAGED_SHARE:.0%} out"
-        )
 
 
 def file_stats(root: Path, paths: Sequence[str]) -> list[tuple[int, int]]:

@@ -19,13 +19,11 @@ from typing import Any, Literal
 
 from facever.data.bundles import BundleWriter
 from facever.data.decode import (
-    decode_all,
+    Decoding,
     encode_rows,
     file_stats,
     find_damaged,
     fingerprint,
-    over_all,
-    refuse_damaged,
     write_rows,
 )
 from facever.data.tiers import BlobImages, FileImages, Images, MappedImages
@@ -89,18 +87,16 @@ def open_images(
         raise ConfigError(f"data.pack: {pack!r}; expected {', '.join(MODES[:-1])} or {MODES[-1]}")
     if not paths:
         raise DataError(f"{root}: no images to open as {name!r}")
-    reason = ""
+    images, reason = Decoding(root, paths, workers, progress), ""
     if pack != "files":
         chosen = [pack] if pack in _SUFFIXES else []
         try:
-            return _open_pack(root, paths, size, name, chosen, workers, progress)
+            return _open_pack(images, size, name, chosen)
         except StorageError as error:
             if chosen:
                 raise
             reason = str(error).splitlines()[0]
-    refuse_damaged(
-        root, find_damaged(root, paths, workers=workers, limit=1, progress=progress), paths
-    )
+    images.refuse(find_damaged(root, paths, workers=workers, limit=1, progress=progress))
     return FileImages(root, paths, size, reason)
 
 
@@ -151,17 +147,9 @@ class _Pack:
         ]
 
 
-def _open_pack(
-    root: Path,
-    paths: Sequence[str],
-    size: int,
-    name: str,
-    chosen: Sequence[str],
-    workers: int | None,
-    progress: Progress | None,
-) -> Images:
+def _open_pack(images: Decoding, size: int, name: str, chosen: Sequence[str]) -> Images:
     """Open the pack of a tier that is `chosen`, or of whichever suits."""
-    packs = list(_candidates(root, paths, size, name))
+    packs = list(_candidates(images, size, name))
     wanted = [pack for tier in chosen or _by_memory(packs) for pack in packs if pack.tier == tier]
     for pack in wanted:
         if pack.complete():
@@ -174,7 +162,7 @@ def _open_pack(
                 lock_file(lock, exclusive=True)
                 # Another process may have built it while this one waited.
                 if not pack.complete():
-                    _build(pack, root, paths, workers, progress)
+                    _build(pack, images)
             return pack.open()
         except OSError as error:
             obstacles.append(f"{pack.folder}: {error.strerror or error}")
@@ -185,9 +173,10 @@ def _open_pack(
     )
 
 
-def _candidates(root: Path, paths: Sequence[str], size: int, name: str) -> Iterator[_Pack]:
+def _candidates(images: Decoding, size: int, name: str) -> Iterator[_Pack]:
     """Give a pack of either tier in each folder where it may lie."""
-    stats, pixels = file_stats(root, paths), size * size * 3
+    paths = images.paths
+    stats, pixels = file_stats(images.root, paths), size * size * 3
     digest = hashlib.sha256(f"{_FORMAT}\n{_RECIPE}\n{size}\n".encode())
     for path, (length, changed) in zip(paths, stats, strict=True):
         digest.update(os.fsencode(path) + b"\0%d %d\n" % (length, changed))
@@ -200,7 +189,7 @@ def _candidates(root: Path, paths: Sequence[str], size: int, name: str) -> Itera
         own = digest.copy()
         if tier != "memmap":
             own.update(tier.encode())
-        for folder in homes(root):
+        for folder in homes(images.root):
             yield _Pack(folder, tier, name, size, own.hexdigest(), len(paths), most[tier])
 
 
@@ -235,13 +224,7 @@ def _unused(file: Path) -> bool:
     return True
 
 
-def _build(
-    pack: _Pack,
-    root: Path,
-    paths: Sequence[str],
-    workers: int | None,
-    progress: Progress | None,
-) -> None:
+def _build(pack: _Pack, images: Decoding) -> None:
     # Whoever wrote these was killed: the lock is ours.
     for left_over in pack.relatives(".tmp"):
         left_over.unlink()
@@ -251,8 +234,8 @@ def _build(
     draft = pack.data.with_suffix(f".{os.getpid()}.tmp")
     try:
         write = _write_pixels if pack.tier == "memmap" else _write_blob
-        refuse_damaged(root, write(draft, pack, root, paths, workers, progress), paths)
-        facts = _facts(pack, paths, draft.stat().st_size)
+        images.refuse(write(draft, pack, images))
+        facts = _facts(pack, images.paths, draft.stat().st_size)
         _publish(draft, pack.data)
         draft.write_text(json.dumps(facts, indent=1) + "\n")
         _publish(draft, pack.facts)
@@ -264,37 +247,22 @@ def _build(
             old.unlink()
 
 
-def _write_pixels(
-    draft: Path,
-    pack: _Pack,
-    root: Path,
-    paths: Sequence[str],
-    workers: int | None,
-    progress: Progress | None,
-) -> dict[int, str]:
+def _write_pixels(draft: Path, pack: _Pack, images: Decoding) -> dict[int, str]:
     """Write the pixels of all images, each process its own; give the damage found."""
     with draft.open("wb") as stream:
         stream.truncate(pack.bytes)
-    write = functools.partial(write_rows, root, draft, pack.size)
-    return decode_all(write, paths, root, workers, progress)
+    return images.damage(functools.partial(write_rows, images.root, draft, pack.size))
 
 
-def _write_blob(
-    draft: Path,
-    pack: _Pack,
-    root: Path,
-    paths: Sequence[str],
-    workers: int | None,
-    progress: Progress | None,
-) -> dict[int, str]:
+def _write_blob(draft: Path, pack: _Pack, images: Decoding) -> dict[int, str]:
     """Write the bytes of all images one after the other; give the damage found."""
     damaged: dict[int, str] = {}
-    encode = functools.partial(encode_rows, root, pack.size)
+    encode = functools.partial(encode_rows, images.root, pack.size)
     with draft.open("wb") as stream:
         blob = BundleWriter(stream)
-        for rows, (found, images) in over_all(encode, paths, root, workers, progress):
+        for rows, (found, encoded) in images.run(encode):
             damaged.update(found)
-            for path, data in zip(rows.paths, images, strict=True):
+            for path, data in zip(rows.paths, encoded, strict=True):
                 stream.write(data)
                 blob.add(path)
         blob.finish()
