@@ -106,10 +106,3 @@ def _by_count(fitting: Sequence[Profile], test_pairs: int) -> list[Profile]:
     return [rules for rules in fitting if rules.test_pairs == test_pairs]
 
 
-def named(name: str) -> Competition:
-    """Take the competition that somebody named.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    return Competition(profile(name), "as named")
