@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from facever.competition import DEFAULT, PROFILES, Profile, answer_columns, profile
+from facever.competition import DEFAULT, PROFILES, Profile, answer_columns
 from facever.errors import DataError
 
 # `11-785-f24-hw2p2`, `hw2p2_S25`, `fall-2026`; not the `s1` of `part2s1`.
@@ -104,5 +104,3 @@ def _answers_both(header: tuple[str, ...]) -> bool:
 
 def _by_count(fitting: Sequence[Profile], test_pairs: int) -> list[Profile]:
     return [rules for rules in fitting if rules.test_pairs == test_pairs]
-
-

@@ -116,6 +116,21 @@ def test_folders_per_identity_with_a_held_out_split(tmp_path: Path, dev: str) ->
     assert any("made from dev images (seed 0)" in note for note in manifest.notes)
 
 
+def test_a_dev_split_that_shows_nobody_twice_makes_no_pairs(tmp_path: Path) -> None:
+    """As in S19, where it has one image of each; some identities are held out instead."""
+    make_folders(tmp_path / "train", people(20, 3))
+    make_folders(tmp_path / "dev", people(20, 1), seed=70)
+    manifest = read_manifest(tmp_path)
+    assert len(manifest.identities) == 18
+    assert manifest.val_pairs is not None
+    held_out = {path.split("/")[-2] for path in manifest.val_pairs.images}
+    assert len(held_out) == 2
+    assert not held_out & {*manifest.identities}
+    assert manifest.dev is not None
+    assert sorted(manifest.dev.labels.tolist()) == [-1, -1, *range(18)]
+    assert "dev: 2 images of 2 identities that train lacks" in manifest.notes
+
+
 @pytest.mark.parametrize("below", ["", "train"])
 def test_one_tree_is_split_by_identity_with_a_seed(tmp_path: Path, below: str) -> None:
     make_folders(tmp_path / below, people(30, 3))
@@ -286,7 +301,7 @@ ODD_IDENTITIES = ("-inf", "0001", "1", "1e5", "NA", "True", "nan", "null")
 def test_identities_stay_the_strings_they_are(tmp_path: Path, layout: str) -> None:
     """pandas would read NA and null as missing, 0001 as 1 and 1e5 as 100000.0."""
     who = {identity: [f"{i}.png", f"{i}b.png"] for i, identity in enumerate(ODD_IDENTITIES)}
-    dev = {"NA": ["d.png"]}
+    dev = {"1": ["c.png"], "NA": ["d.png", "e.png"]}
     if layout == "labels":
         make_labelled(tmp_path / "cls_data" / "train", who)
         make_labelled(tmp_path / "cls_data" / "dev", dev)
@@ -295,12 +310,12 @@ def test_identities_stay_the_strings_they_are(tmp_path: Path, layout: str) -> No
         make_folders(tmp_path / "dev", dev)
     if layout == "csv":
         rows = [[f"train/{k}/{file}", k, "train"] for k, files in who.items() for file in files]
-        rows.append(["dev/NA/d.png", "NA", "dev"])
+        rows += [[f"dev/{k}/{file}", k, "dev"] for k, files in dev.items() for file in files]
         write_csv(tmp_path / "manifest.csv", ["path", "identity", "split"], rows)
     manifest = read_manifest(tmp_path)
     assert manifest.identities == tuple(sorted(ODD_IDENTITIES))
     assert manifest.dev is not None
-    assert manifest.dev.labels.tolist() == [manifest.identities.index("NA")]
+    assert [manifest.identities[label] for label in manifest.dev.labels] == ["1", "NA", "NA"]
 
 
 ODD_FILES = (

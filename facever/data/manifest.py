@@ -77,7 +77,7 @@ def _assemble(source: Source, found: Found, limit: int | None, seed: int) -> Man
 
     held_out: Labelled = []
     answered = found.open_set is not None and found.open_set.dev is not None
-    if found.val_pairs is None and not dev and not answered:
+    if found.val_pairs is None and not _shows_someone_twice(dev) and not answered:
         chosen = choose_identities(Counter(identity for identity, _ in train), seed)
         held_out = [row for row in train if row[0] in chosen]
         train = [row for row in train if row[0] not in chosen]
@@ -98,6 +98,12 @@ def _assemble(source: Source, found: Found, limit: int | None, seed: int) -> Man
         sample=found.sample,
     )
     return _with_pairs(source, manifest, held_out, seed)
+
+
+def _shows_someone_twice(images: Labelled | None) -> bool:
+    """Whether pairs of both kinds can be made of images."""
+    counts = Counter(identity for identity, _ in images or () if identity)
+    return len(counts) > 1 and max(counts.values()) > 1
 
 
 def _image_list(
