@@ -21,7 +21,8 @@ from facever.data.loader import Batch
 from facever.deadline import Deadline
 from facever.errors import TrainingError
 from facever.optim import Multiplier
-from facever.step import Recipe, TrainState, train_step
+from facever.state import TrainState
+from facever.step import Recipe, train_step
 from facever.tracking import Report, note
 
 # Non-finite steps in a row after which a training is given up.

@@ -42,7 +42,8 @@ from facever.optim import (
     parameter_groups,
 )
 from facever.ranking import CHOSEN_BY
-from facever.step import Recipe, TrainState
+from facever.state import TrainState
+from facever.step import Recipe
 from facever.tracking import note
 from facever.transforms import Augment
 

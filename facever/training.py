@@ -29,7 +29,7 @@ from facever.prepare import Parts, batch_stream
 from facever.report import LivePage, write_report
 from facever.saver import Saver
 from facever.score import write_scores
-from facever.step import TrainState
+from facever.state import TrainState
 from facever.tracking import Tracker, Untracked, note, progress
 from facever.transforms import EvalTransform
 from facever.validate import Embed, make_embed, make_validate, score_pairs, scorer

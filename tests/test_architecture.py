@@ -21,7 +21,7 @@ FLOORS = [
         "transforms", "batch_augment", "data", "backbones", "encoder", "losses", "optim", "device",
         "distributed", "align",
     },
-    {"step", "shards", "engine", "checkpoint", "exported", "saver", "deadline", "runs"},
+    {"step", "state", "shards", "engine", "checkpoint", "exported", "saver", "deadline", "runs"},
     {
         "embed", "score", "fusion", "submit", "naming", "threshold", "identify", "export",
         "kaggle", "report",

@@ -127,6 +127,18 @@ def test_a_wrong_assignment_is_named_with_what_was_expected(assignment: str, pro
     assert problems_of(assignment) == [problem]
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [(False, "off"), (True, "on"), ("off", "off"), ("graphs", "graphs")]
+)
+def test_yes_and_no_are_what_compile_was_before_it_had_words(given: object, meant: str) -> None:
+    assert Config.model_validate({"engine": {"compile": given}}).engine.compile == meant
+
+
+def test_a_compiled_encoder_cannot_synchronise_its_batch_norms() -> None:
+    (problem,) = problems_of("engine.compile=on", "engine.sync_batch_norm=true")
+    assert problem.startswith("engine.sync_batch_norm: 'true' given; expected false, or engine.com")
+
+
 def test_a_wrong_choice_lists_the_choices() -> None:
     (problem,) = problems_of("optim.name=adm")
     assert problem == "optim.name: 'adm' given; expected 'sgd' or 'adamw'"

@@ -32,7 +32,8 @@ from facever.errors import ConfigError, DataError
 from facever.losses import build_loss
 from facever.optim import WeightAverage, build_optimizer, parameter_groups
 from facever.prepare import MANY, divides
-from facever.step import Recipe, TrainState, train_step
+from facever.state import TrainState
+from facever.step import Recipe, train_step
 from facever.transforms import EvalTransform
 
 SIDE, IDENTITIES = 6, 5

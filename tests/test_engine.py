@@ -24,7 +24,8 @@ from facever.engine import PATIENCE, Interrupted, fit, stop_signals
 from facever.errors import TrainingError
 from facever.losses import build_loss
 from facever.optim import Plateau, WeightAverage, build_optimizer, parameter_groups
-from facever.step import Recipe, TrainState, train_step
+from facever.state import TrainState
+from facever.step import Recipe, train_step
 from facever.transforms import EvalTransform
 
 SIZE, IDENTITIES, IMAGES = 8, 4, 24

@@ -13,7 +13,8 @@ from facever import checkpoint
 from facever.errors import StorageError
 from facever.optim import build_schedule
 from facever.saver import Saver
-from facever.step import TrainState, train_step
+from facever.state import TrainState
+from facever.step import train_step
 
 torch.set_num_threads(1)
 

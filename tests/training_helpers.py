@@ -13,7 +13,8 @@ from facever.data.loader import Batch
 from facever.encoder import Encoder, build_encoder
 from facever.losses import build_loss
 from facever.optim import WeightAverage, build_optimizer, build_schedule, parameter_groups
-from facever.step import Recipe, TrainState, train_step
+from facever.state import TrainState
+from facever.step import Recipe, train_step
 
 SIZE = 32
 IDENTITIES = 4

@@ -19,7 +19,7 @@ from facever.encoder import build_encoder
 from facever.loss_setup import check_loss, make_loss
 from facever.optim import build_optimizer, parameter_groups
 from facever.saver import Saver
-from facever.step import TrainState
+from facever.state import TrainState
 
 # Of the time between two saves.
 AIM = 0.01

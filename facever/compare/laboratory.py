@@ -24,7 +24,7 @@ from facever.data_setup import OpenData, open_data
 from facever.errors import ConfigError
 from facever.report.laboratory import write_comparison, write_pictures
 from facever.runs import CHECKPOINTS
-from facever.step import TrainState
+from facever.state import TrainState
 from facever.storage import write_text
 from facever.tracking import note, progress
 from facever.transforms import Augment

@@ -24,7 +24,7 @@ from facever.encoder import Encoder
 from facever.errors import DataError
 from facever.losses import Loss
 from facever.metrics import equal_error_rate
-from facever.step import TrainState
+from facever.state import TrainState
 from facever.storage import replacing
 from facever.transforms import Augment
 from facever.validate import Embed, score_pairs

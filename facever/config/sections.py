@@ -249,6 +249,14 @@ class Engine(Section):
         """Take yes and no, which YAML has for on and off, and older runs for all there was."""
         return {"true": "on", "false": "off"}.get(str(value).lower(), value)
 
+    @field_validator("sync_batch_norm")
+    @classmethod
+    def _uncompiled(cls, value: bool, info: ValidationInfo) -> bool:
+        """Refuse what would silently have no effect: compiled code does not see the exchange."""
+        if value and info.data.get("compile", "off") != "off":
+            raise ValueError("expected false, or engine.compile=off, with which it goes together")
+        return value
+
     @field_validator("max_time", mode="before")
     @classmethod
     def _minutes(cls, value: Any) -> Any:
