@@ -7,6 +7,7 @@ the course has not said; it is never called a pass.
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,12 +15,13 @@ from typing import Literal
 from facever import checkpoint, runs
 from facever.ask import Values
 from facever.backbones import BACKBONES
-from facever.competition import Profile, profile
+from facever.competition import DEFAULT, Profile, profile
 from facever.competition import Verdict as Allowance
 from facever.config import resolve
-from facever.contest import test_images
+from facever.contest import choose, test_images
 from facever.data.lists import PairList
 from facever.data_setup import data_fingerprint, read_data
+from facever.detect import Competition
 from facever.embed import encoder_of
 from facever.encoder import Encoder
 from facever.errors import DataError, FaceverError
@@ -58,7 +60,7 @@ class Checked:
     """All rules of a competition, and the models that they were checked on."""
 
     paths: Sequence[Path]
-    competition: str
+    competition: Competition
     lines: Sequence[Line]
     models: Sequence[Model]
 
@@ -71,7 +73,8 @@ class Checked:
         """Give all of it as primitives."""
         return {
             "paths": [str(path) for path in self.paths],
-            "competition": self.competition,
+            "competition": self.competition.rules.name,
+            "competition_why": self.competition.why,
             "kept": not self.broken,
             "rules": [vars(line) for line in self.lines],
         }
@@ -79,18 +82,21 @@ class Checked:
     def to_text(self) -> str:
         """Say it in lines for people."""
         width = max(len(line.rule) for line in self.lines)
-        head = f"{', '.join(map(str, self.paths))}: rules of {self.competition}"
+        whose = f"{self.competition.rules.name}, {self.competition.why}"
+        head = f"{', '.join(map(str, self.paths))}: rules of {whose}"
         return "\n".join(
             [head, *(f"  {ln.verdict:<13}  {ln.rule:<{width}}  {ln.why}" for ln in self.lines)]
         )
 
 
-def check(paths: Sequence[Path], competition: str, sample: Path | None = None) -> Checked:
+def check(
+    paths: Sequence[Path], competition: str | None = None, sample: Path | None = None
+) -> Checked:
     """Check checkpoints, several being an ensemble, or a run, or a submission with its models.
 
     Args:
         paths: checkpoints; or the folder of a run; or a CSV beside its side-car.
-        competition: name of a profile.
+        competition: name of a profile; None: the one that the first model's data looks like.
         sample: the sample submission file, for `custom`.
 
     Raises:
@@ -98,8 +104,12 @@ def check(paths: Sequence[Path], competition: str, sample: Path | None = None) -
         DataError: a path is none of these.
         CheckpointError: a checkpoint cannot be read.
     """
-    rules = profile(competition, sample)
+    if competition is not None:
+        # Refused before anything is read.
+        profile(competition, sample)
     models = [_rebuilt(path) for path in _checkpoints(paths)]
+    whose = _competition(models[0], competition, sample)
+    rules = whose.rules
     lines = [
         _parameters(models, rules),
         *_architecture(models, rules),
@@ -113,7 +123,16 @@ def check(paths: Sequence[Path], competition: str, sample: Path | None = None) -
             lines.append(check_submission(path, rules))
         elif path.is_dir():
             lines.append(_secrets(path))
-    return Checked(paths, rules.name, lines, models)
+    return Checked(paths, whose, lines, models)
+
+
+def _competition(model: Model, name: str | None, sample: Path | None) -> Competition:
+    data, manifest = resolve([{"data": model.payload["config"]["data"]}]).data, None
+    if name is None:
+        with suppress(FaceverError):
+            manifest = read_data(data)
+    by_default = Competition(profile(DEFAULT), "by default: the data is not at hand")
+    return choose(data, manifest, name, sample) or by_default
 
 
 def _checkpoints(paths: Sequence[Path]) -> Iterator[Path]:

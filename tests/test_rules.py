@@ -75,6 +75,19 @@ def test_what_is_forbidden_leaves_with_3(here, monkeypatch, capsys, name, code):
     assert json.loads(capsys.readouterr().out)["kept"] is (code == 0)
 
 
+def test_whose_rules_is_told_by_the_data_unless_it_is_named(here):
+    run = here / "checkpoints/own"
+    told = check([run])
+    assert told.to_json()["competition"] == "S25"
+    assert "rules of S25, detected from the layout hw2p2" in told.to_text()
+    (here / "data").rename(here / "11785-f26-data")
+    change(run / "best.pt", config__data__root="11785-f26-data")
+    assert check([run]).competition.rules.name == "F26"
+    assert check([run], "S26").to_text().partition("\n")[0].endswith("rules of S26, as named")
+    shutil.rmtree(here / "11785-f26-data")
+    assert check([run]).competition.why == "by default: the data is not at hand"
+
+
 def test_timm_s_backbones_are_forbidden_in_some_terms(here):
     run = here / "checkpoints/timm"
     assert verdicts(run)["architecture"] == "fail"

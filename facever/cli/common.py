@@ -20,6 +20,10 @@ def _complete_setting(incomplete: str) -> list[tuple[str, str]]:
     return complete(incomplete)
 
 
+CompetitionName = Annotated[
+    str | None,
+    typer.Option("--competition", metavar="NAME", help="Whose rules; by default told by the data."),
+]
 Assignments = Annotated[
     list[str] | None,
     typer.Argument(

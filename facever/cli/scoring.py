@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from facever.cli.common import (
+    CompetitionName,
     ConfigFile,
     ImagesDir,
     JsonFile,
@@ -20,10 +21,6 @@ from facever.cli.common import (
 )
 from facever.errors import ConfigError
 
-CompetitionName = Annotated[
-    str | None,
-    typer.Option("--competition", metavar="NAME", help="Whose rules; by default told by the data."),
-]
 Transductive = Annotated[
     bool,
     typer.Option(

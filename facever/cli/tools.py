@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from facever.cli.common import JsonFile, tell
+from facever.cli.common import CompetitionName, JsonFile, tell
 from facever.errors import FaceverError
 
 
@@ -51,7 +51,7 @@ def check(
     paths: Annotated[
         list[Path], typer.Argument(metavar="PATH", help="A run, a submission, or checkpoints.")
     ],
-    competition: Annotated[str, typer.Option(metavar="NAME", help="Whose rules.")] = "S25",
+    competition: CompetitionName = None,
     sample: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Sample submission, for `custom`.")
     ] = None,
@@ -64,7 +64,8 @@ def check(
     answer = check(paths, competition, sample)
     tell(answer.to_json(), json_file, answer.to_text())
     if answer.broken:
-        raise CheckFailed(f"rules of {answer.competition} that are not kept: {len(answer.broken)}")
+        whose = answer.competition.rules.name
+        raise CheckFailed(f"rules of {whose} that are not kept: {len(answer.broken)}")
 
 
 def handin(
@@ -72,7 +73,7 @@ def handin(
         list[Path], typer.Argument(metavar="RUN", help="Folder of a run; several: an ensemble.")
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="ZIP", help="The zip.")],
-    competition: Annotated[str, typer.Option(metavar="NAME", help="Whose rules.")] = "S25",
+    competition: CompetitionName = None,
     submission: Annotated[
         Path | None,
         typer.Option(metavar="CSV", help="What was sent; the newest that RUN made by default."),

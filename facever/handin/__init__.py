@@ -15,7 +15,6 @@ from pathlib import Path
 import facever
 from facever import checkpoint, runs
 from facever.ask import Values
-from facever.competition import profile
 from facever.errors import DataError
 from facever.handin.checks import keys_line, newest_submission, size_line, submission_lines
 from facever.handin.readme import Told, acknowledgement, readme, requirements
@@ -73,7 +72,7 @@ class HandedIn:
 def hand_in(
     folders: Sequence[Path],
     output: Path,
-    competition: str,
+    competition: str | None = None,
     *,
     submission: Path | None = None,
     words: Path | None = None,
@@ -86,7 +85,7 @@ def hand_in(
     Args:
         folders: of the run; of several where they are an ensemble.
         output: the zip, written whole or not at all.
-        competition: name of a profile.
+        competition: name of a profile; None: the one that the data looks like.
         submission: the CSV that was sent; by default the newest in `submissions/` that these
             checkpoints made.
         words: a text of one's own for acknowledgement.txt, put before what the run knows.
@@ -100,8 +99,8 @@ def hand_in(
         ConfigError: no such competition.
         StorageError: the zip cannot be written.
     """
-    rules = profile(competition)
     checked = check(list(folders), competition)
+    rules = checked.competition.rules
     digests = [checkpoint.file_digest(model.path) for model in checked.models]
     csv = submission or newest_submission(digests)
     told = Told(
