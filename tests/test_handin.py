@@ -17,7 +17,7 @@ from facever.errors import DataError, StorageError
 from facever.handin import hand_in
 from facever.handin.checks import submission_lines
 from facever.plainyaml import load_yaml
-from facever.rules import count_parameters
+from facever.rules.models import count_parameters
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,8 @@ from facever.errors import DataError
 from facever.handin.checks import keys_line, newest_submission, size_line, submission_lines
 from facever.handin.readme import Told, acknowledgement, readme, requirements
 from facever.report.record import Record, read_record
-from facever.rules import Checked, Model, check, count_parameters
+from facever.rules import Checked, check
+from facever.rules.models import Model, count_parameters
 from facever.score import csv_text
 from facever.storage import make_folder, replacing
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from facever.competition import Profile
 from facever.environment import own_keys
 from facever.errors import DataError
-from facever.rules import Line, check_submission, holds_key, side_car
+from facever.rules.models import Line
+from facever.rules.submission import check_submission, holds_key, side_car
 
 
 def newest_submission(digests: Sequence[str]) -> Path | None:

@@ -15,7 +15,7 @@ from facever.backbones import BACKBONES
 from facever.competition import Profile
 from facever.config import Augment, Engine, Eval, Loss, Model, Optim
 from facever.report.record import Record
-from facever.rules import Model as Rebuilt
+from facever.rules.models import Model as Rebuilt
 
 _WIDTH, _COLUMN = 96, 34
 # Knobs that only these schedules read.
