@@ -110,7 +110,7 @@ def deepest(data: Path, count: int) -> Path:
 def train_one(name: str, data: Path, given: argparse.Namespace, settings: Sequence[str]) -> Row:
     """Train a backbone, or take the run that is there, and measure its best epoch."""
     own = BACKBONES[name]
-    assignments = [f"data.root={data}", f"model.backbone={name}", *own, *settings]
+    assignments = [f"data.root={data}", f"model.backbone={name}", *settings, *own]
     trained = train(Ask(assignments=assignments, run=f"backbone-{name}"))
     assert trained.run is not None
     images = given.data / "ver_data"
