@@ -5,6 +5,7 @@ Precision follows a rule, never a timing, so that a resumed run is the same run.
 
 import ctypes
 import os
+from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 
 import torch
@@ -93,6 +94,38 @@ def resolve_precision(name: str, device: torch.device, encoder: nn.Module) -> st
         fast = device.type == "cpu" and _cpu_has_bf16() and not is_depthwise_mobile(encoder)
         return "bf16" if fast else "fp32"
     return name
+
+
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Tell whether that is what an error means; the CPU's allocator has no exception of its own."""
+    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
+    return known or "DefaultCPUAllocator" in str(error)
+
+
+def first_line(error: RuntimeError | MemoryError) -> str:
+    """Say in a line what memory ran out."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def free_cached_memory() -> None:
+    """Let other sizes of tensors have what a GPU's allocator keeps of the old ones."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def to_host(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+    """Start to copy a tensor to the host; give a function that waits for it, and for it alone."""
+    if not tensor.is_cuda:
+        return tensor.cpu
+    # Into pinned memory, behind what the stream has to do already.
+    copy = tensor.to("cpu", non_blocking=True)
+    arrived = torch.cuda.current_stream(tensor.device).record_event()
+
+    def wait() -> torch.Tensor:
+        arrived.synchronize()
+        return copy
+
+    return wait
 
 
 # What compiling a network takes, and the share of a training's time that it saves on a GPU.

@@ -4,7 +4,7 @@ Letters: N images, B images of a batch, V views of an image, D embedding dimensi
 input.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,27 @@ from facever.config import Data, Eval, Model
 from facever.data.images import is_image_name
 from facever.data.loader import Gather
 from facever.data.pack import FileImages
-from facever.device import autocast, resolve_device
+from facever.device import (
+    autocast,
+    first_line,
+    free_cached_memory,
+    is_out_of_memory,
+    resolve_device,
+    to_host,
+)
 from facever.distributed import gather_table, share
 from facever.encoder import Encoder, build_encoder
-from facever.errors import CheckpointError, DataError
+from facever.errors import CheckpointError, DataError, FaceverError
 from facever.storage import make_folder, replacing
 from facever.tracking import Report, progress
 from facever.transforms import EvalTransform
 
 Embeddings = NDArray[np.float32]
+Ints = NDArray[np.int64]
+# Indices of images, and what waits for their embeddings.
+Launched = tuple[Ints, Callable[[], Tensor]]
 
+BATCH, GPU_BATCH = 256, 4096  # images embedded at once
 EPSILON = 1e-12  # a view of norm 0 has no direction to add, and must not make NaN of the others
 
 
@@ -42,7 +53,7 @@ def embed_images(
     flip: bool = True,
     crop_scale: float | None = None,
     norm_power: float | None = 1.0,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     device: torch.device | None = None,
     precision: str = "fp32",
     names: Sequence[str] = (),
@@ -58,7 +69,7 @@ def embed_images(
         crop_scale: fuse it with those of five crops of this side, a share of S; None: of none.
         norm_power: how the views are fused, see `fuse_views`; None: they are kept apart, as
             (N, V * D): the image, its crops, then the mirror images of all these.
-        batch_size: images at once.
+        batch_size: images at once; None: 256, on a GPU 4,096. Fewer where that does not fit.
         device: where the encoder is.
         precision: `fp32`, `bf16` or `fp16`.
         names: the images' names, for errors.
@@ -76,20 +87,68 @@ def embed_images(
     mine = share(count)
     kept = count_views(flip, crop_scale) if norm_power is None else 1
     table = np.empty((mine.stop - mine.start, kept * encoder.embedding_dim), dtype=np.float32)
-    for start in range(mine.start, mine.stop, batch_size):
-        indices = np.arange(start, min(start + batch_size, mine.stop))
+
+    def embed(indices: Ints) -> Tensor:
         pixels = torch.from_numpy(images.gather(indices)).to(device)
         batch = encoder.transform.batch(pixels)
         with autocast(device, precision):
             views = torch.stack([encoder(view) for view in _views(batch, flip, crop_scale)])
         fused = views.transpose(0, 1) if norm_power is None else fuse_views(views, norm_power)
-        table[indices - mine.start] = fused.flatten(1).float().cpu().numpy()
+        return fused.flatten(1).float()
+
+    batches = _as_many_as_fit(embed, mine, batch_size or images_at_once(device))
+    for indices, rows in _one_ahead(batches):
+        table[indices - mine.start] = rows().numpy()
         if report:
-            report(start + len(indices) - mine.start, len(table))
+            report(int(indices[-1]) + 1 - mine.start, len(table))
     encoder.train(was_training)
     table = gather_table(table, count)
     _check_finite(table, names)
     return table
+
+
+def images_at_once(device: torch.device) -> int:
+    """Choose how many images are embedded at once, if they fit: enough to keep a device busy."""
+    return GPU_BATCH if device.type == "cuda" else BATCH
+
+
+def _as_many_as_fit(
+    embed: Callable[[Ints], Tensor], images: slice, batch_size: int
+) -> Iterator[Launched]:
+    """Embed images in batches, of half the size from where memory runs out on.
+
+    Raises:
+        FaceverError: there is no memory for one image.
+    """
+    start = images.start
+    while start < images.stop:
+        indices = np.arange(start, min(start + batch_size, images.stop))
+        try:
+            rows = embed(indices)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            reason = first_line(error)
+        else:
+            yield indices, to_host(rows)
+            start += len(indices)
+            continue
+        # Not in the handler: its traceback would hold on to the tensors of the failed pass.
+        if len(indices) == 1:
+            raise FaceverError(f"out of memory with one image: {reason}")
+        batch_size = len(indices) // 2
+        free_cached_memory()
+
+
+def _one_ahead(batches: Iterator[Launched]) -> Iterator[Launched]:
+    """Yield each when the next has been launched, so that a GPU computes while the host copies."""
+    before = next(batches, None)
+    for batch in batches:
+        assert before is not None
+        yield before
+        before = batch
+    if before is not None:
+        yield before
 
 
 def count_views(flip: bool, crop_scale: float | None) -> int:

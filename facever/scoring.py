@@ -23,6 +23,7 @@ from facever.config import SWITCHES, Config, Eval, resolve
 from facever.data.datasets import ImageDataset, ImagePairDataset
 from facever.data.lists import Manifest, PairList
 from facever.data_setup import open_pairs, read_data
+from facever.embed import BATCH
 from facever.encoder import Encoder
 from facever.errors import DataError
 from facever.fusion import (
@@ -256,8 +257,8 @@ class Scorer:
 
     def sharpness(self, pairs: PairList) -> Floats:
         """Give the sharpness of each image, (M,), as the first checkpoint is shown it."""
-        images, step = self.open(pairs, self.members[0][0]), self.config.eval.batch_size
-        blocks = np.array_split(np.arange(len(pairs.images)), -(-len(pairs.images) // step))
+        images, count = self.open(pairs, self.members[0][0]), len(pairs.images)
+        blocks = np.array_split(np.arange(count), -(-count // BATCH))
         found = [sharpness(torch.from_numpy(images.gather(block))) for block in blocks]
         return torch.cat(found).numpy().astype(np.float64)
 

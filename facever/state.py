@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from facever.checkpoint import load_weights
+from facever.device import to_host
 from facever.encoder import Encoder
 from facever.losses import Loss
 from facever.optim import Plateau, WeightAverage
@@ -19,22 +20,13 @@ class Outcome:
     """Loss and gradient norm of a step, on their way from the device."""
 
     def __init__(self, value: Tensor, norm: Tensor, lr: float) -> None:
-        self.lr = lr
-        pair = torch.stack((value, norm.to(value.dtype)))
-        self.arrived = None
-        if pair.is_cuda:
-            # Into pinned memory: the host goes on.
-            self.pair = pair.to("cpu", non_blocking=True)
-            self.arrived = torch.cuda.current_stream(pair.device).record_event()
-        else:
-            self.pair = pair
+        self._lr = lr
+        self._pair = to_host(torch.stack((value, norm.to(value.dtype))))
 
     def read(self) -> tuple[float, float, float]:
         """Give loss, gradient norm and learning rate, once they have arrived."""
-        if self.arrived:
-            self.arrived.synchronize()
-        loss, norm = self.pair.tolist()
-        return loss, norm, self.lr
+        loss, norm = self._pair().tolist()
+        return loss, norm, self._lr
 
 
 @dataclass

@@ -21,7 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from facever import distributed
 from facever.data.loader import Batch
-from facever.device import autocast
+from facever.device import autocast, first_line, free_cached_memory, is_out_of_memory
 from facever.errors import TrainingError
 from facever.optim import Multiplier
 from facever.state import Outcome, TrainState
@@ -150,14 +150,13 @@ def _gradient(
             return _backward(state, recipe, batch, place, pieces)
         except (RuntimeError, MemoryError) as error:
             # Of several processes the others would wait for this one within the pass.
-            if not _is_out_of_memory(error) or distributed.world_size() > 1:
+            if not is_out_of_memory(error) or distributed.world_size() > 1:
                 raise
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            reason = first_line(error)
         # Not in the handler: its traceback would hold on to the tensors of the failed pass.
         buffers.restore()
         state.optimizer.zero_grad(set_to_none=True)
-        if recipe.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free_cached_memory()
         if pieces >= images // 2:
             raise TrainingError(
                 f"out of memory with {-(-images // pieces)} images at once: {reason}\n"
@@ -166,13 +165,6 @@ def _gradient(
             )
         state.pieces = min(2 * pieces, images // 2)
         note(_smaller(state, -(-images // state.pieces)))
-
-
-def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    # The CPU's allocator has no exception of its own.
-    return "DefaultCPUAllocator" in str(error)
 
 
 def _smaller(state: TrainState, images: int) -> str:

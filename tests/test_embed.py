@@ -17,7 +17,7 @@ from facever.data.images import read_rgb
 from facever.data.pack import FileImages
 from facever.embed import embed_folder, embed_images, load_encoder
 from facever.encoder import Encoder
-from facever.errors import CheckpointError, DataError
+from facever.errors import CheckpointError, DataError, FaceverError
 from facever.transforms import EvalTransform, fit
 
 torch.set_num_threads(1)
@@ -85,6 +85,34 @@ class Reciprocal(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return 1 / x.mean((2, 3))
+
+
+class Hungry(Reciprocal):
+    """Wants more memory than there is for more images at once than `enough`."""
+
+    def __init__(self, enough: int) -> None:
+        super().__init__()
+        self.enough = enough
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append(len(x))
+        if len(x) > self.enough:
+            torch.empty(1 << 50)
+        return super().forward(x)
+
+
+def test_images_that_do_not_fit_are_embedded_in_smaller_batches(images: FileImages) -> None:
+    transform = EvalTransform(SIZE, mean=(0.0,) * 3, std=(1.0,) * 3)
+    hungry = Hungry(1)
+    encoder = Encoder(hungry, nn.Identity(), 3, transform)
+    table = embed_images(encoder, images, 5, flip=False)
+    assert hungry.seen == [5, 2, 1, 1, 1, 1, 1]
+    hungry.enough = 5
+    np.testing.assert_array_equal(table, embed_images(encoder, images, 5, flip=False))
+    hungry.enough = 0
+    with pytest.raises(FaceverError, match=r"out of memory with one image: .*DefaultCPUAllocator"):
+        embed_images(encoder, images, 5)
 
 
 def test_an_embedding_that_is_not_finite_names_its_image(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from facever.data.datasets import ImagePairDataset
 from facever.data.lists import PairList
 from facever.data.manifest import read_manifest
 from facever.device import autocast, resolve_precision
+from facever.embed import images_at_once
 from facever.errors import DataError
 from facever.pipeline import submit
 from facever.validate import scorer
@@ -77,9 +78,9 @@ def _embed(config: Config, path: Path, pairs: PairList) -> None:
     device = next(encoder.parameters()).device
     precision = resolve_precision(config.engine.precision, device, encoder)
     images = ImagePairDataset(pairs, image_size=config.data.image_size, pack=config.data.pack)
-    positions = np.arange(len(images.images))
-    for start in range(0, len(positions), config.eval.batch_size):
-        indices = positions[start : start + config.eval.batch_size]
+    positions, count = np.arange(len(images.images)), images_at_once(device)
+    for start in range(0, len(positions), count):
+        indices = positions[start : start + count]
         pixels = torch.from_numpy(images.gather(indices)).to(device)
         batch = encoder.transform.batch(pixels)
         with autocast(device, precision):

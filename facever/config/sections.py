@@ -195,8 +195,8 @@ class Eval(Section):
     """epochs between validations"""
     metric: Literal["eer", "auc", "combined"] = "eer"
     """what decides which epoch is best; `combined`: (dev accuracy + 1 - EER) / 2"""
-    batch_size: int = Field(256, ge=1)
-    """images embedded at once"""
+    batch_size: int | None = Field(None, ge=1)
+    """images embedded at once, fewer where they do not fit; null: 256, on a GPU 4,096"""
     bootstrap: int = Field(1000, ge=10)
     """resamples for the confidence interval of the EER"""
     crops: bool = False
@@ -333,8 +333,8 @@ SWITCHES = (
 # What may differ when a run is resumed, since the result does not depend on it.
 FREE_AT_RESUME = (
     "data.workers", "data.pack", "data.competition", "track", "loss.sharded",
-    "engine.checkpoint_minutes",
-    "engine.max_time", "engine.timeout_minutes",
+    "eval.batch_size",
+    "engine.checkpoint_minutes", "engine.max_time", "engine.timeout_minutes",
     # A run validates by `flip` alone.
     *(f"eval.{name}" for name in SWITCHES if name != "flip"),
 )  # fmt: skip
