@@ -17,6 +17,7 @@ from torch.nn import functional
 from facever import checkpoint, exported
 from facever.align import AlignedImages, Detector
 from facever.config import Data, Eval, Model
+from facever.data import bundles
 from facever.data.images import is_image_name
 from facever.data.loader import Gather
 from facever.data.pack import FileImages
@@ -366,12 +367,19 @@ def embed_folder(
 
 
 def images_below(directory: Path) -> list[Path]:
-    """Find the files below a folder that are called like images, sorted.
+    """Find the files below a folder that are called like images, in bundles too, sorted.
 
     Raises:
         DataError: there are none.
     """
-    paths = sorted(p for p in directory.rglob("*") if is_image_name(p.name) and p.is_file())
+    files = [path for path in directory.rglob("*") if path.is_file()]
+    bundled = [
+        file.parent / name
+        for file in files
+        if file.name == bundles.NAME
+        for name in bundles.bundled_names(file.parent)
+    ]
+    paths = {path for path in (*files, *bundled) if is_image_name(path.name)}
     if not paths:
         raise DataError(f"{directory}: no images; expected files such as .jpg, .png or .webp")
-    return paths
+    return sorted(paths)

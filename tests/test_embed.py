@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from training_helpers import SIZE, tiny_checkpoint, tiny_config, tiny_encoder, tiny_state
 
+from facever.data.bundles import NAME, BundleWriter
 from facever.data.images import read_rgb
 from facever.data.pack import FileImages
 from facever.embed import embed_folder, embed_images, load_encoder
@@ -245,6 +246,26 @@ def test_a_folder_becomes_one_file_of_paths_embeddings_and_norms(
         assert found["norms"].shape == (6,)
     assert deep.exists()
     assert [p.name for p in output.parent.iterdir()] == ["faces.npz"]
+
+
+def test_images_in_a_bundle_are_embedded_under_their_names(
+    tmp_path: Path, paths: list[Path]
+) -> None:
+    """Where `data pack ARCHIVE` put them."""
+    source = tiny_checkpoint(tmp_path / "best.pt")
+    embed_folder(tmp_path / "faces", tmp_path / "plain.npz", source)
+    inner = tmp_path / "packed" / "faces"
+    inner.mkdir(parents=True)
+    with (inner / NAME).open("wb") as stream:
+        writer = BundleWriter(stream)
+        for path in (*paths, save_image(tmp_path / "notes.png", 9).rename(tmp_path / "notes")):
+            stream.write(path.read_bytes())
+            writer.add(path.name)
+        writer.finish()
+    assert embed_folder(tmp_path / "packed", tmp_path / "packed.npz", source) == 5
+    with np.load(tmp_path / "plain.npz") as plain, np.load(tmp_path / "packed.npz") as packed:
+        assert packed["paths"].tolist() == [f"faces/{name}" for name in plain["paths"]]
+        np.testing.assert_array_equal(packed["embeddings"], plain["embeddings"])
 
 
 def test_a_folder_without_images_is_an_error(tmp_path: Path) -> None:
