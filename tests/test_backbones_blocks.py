@@ -19,7 +19,8 @@ def units(network: nn.Module) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("kind", NARROW)
-def test_every_unit_begins_as_its_shortcut(kind: str) -> None:
+def test_every_unit_begins_as_its_shortcut_where_that_leaves_no_linear_network(kind: str) -> None:
+    """After the sums of `iresnet` nothing is not linear; a network of shortcuts learns slowly."""
     torch.manual_seed(0)
     network = NARROW[kind]()
     found = units(network)
@@ -31,7 +32,10 @@ def test_every_unit_begins_as_its_shortcut(kind: str) -> None:
         x = torch.rand(4, channels, 6, 6)
         along = getattr(unit, "downsample", nn.Identity())(x)
         expected = along.relu() if kind in ("resnet", "bottleneck", "seresnet") else along
-        torch.testing.assert_close(unit(x), expected, rtol=0, atol=1e-4)
+        if kind == "iresnet":
+            assert (unit(x) - expected).abs().mean() > 0.1
+        else:
+            torch.testing.assert_close(unit(x), expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", NARROW)

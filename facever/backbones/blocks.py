@@ -1,7 +1,8 @@
 """What the networks for faces are made of.
 
-Residual branches begin as nothing: the scale of each one's last norm is 0, so that a unit starts
-as its shortcut (Goyal et al., arXiv:1706.02677, 5.1; He et al., arXiv:1812.01187, 3.1).
+Where a network is not linear without them, residual branches begin as nothing: the scale of each
+one's last norm is 0, so that a unit starts as its shortcut (Goyal et al., arXiv:1706.02677, 5.1; He
+et al., arXiv:1812.01187, 3.1).
 
 Letters: B images of side S, C channels of a map of side H x W.
 """

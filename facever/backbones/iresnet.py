@@ -6,7 +6,8 @@ arXiv:1610.02915): BN - conv - BN - PReLU - conv - BN, nothing after the sum, an
 numbers these are: its weights fit, its last layers being `model.neck=bn-linear-shift`.
 
 Departs from InsightFace's code: weights are drawn as He et al. do, not with a standard deviation
-of 0.1, and branches begin as nothing.
+of 0.1. Branches take part from the start, unlike those of `resnet`: nothing follows the sum that is
+not linear, so that without them little more than projections would be left of the network.
 
 Letters: B images of side S, C channels of the feature map of side H x W.
 """
@@ -107,7 +108,6 @@ class _ImprovedUnit(nn.Module):
         self.prelu = nn.PReLU(outputs)
         self.conv2 = conv3x3(outputs, outputs, stride)
         self.bn3 = nn.BatchNorm2d(outputs)
-        nn.init.zeros_(self.bn3.weight)
         self.se = SqueezeExcitation(outputs) if squeeze_excitation else nn.Identity()
         self.drop_path = DropPath(drop)
         self.downsample = shortcut(inputs, outputs, stride)
