@@ -143,8 +143,7 @@ def fit(
                 multiplier = schedule(state.epochs)
         save(state, best)
         saved = time.monotonic()
-        rest = recipe.images * (recipe.epochs - state.epoch)
-        remaining(rest * (saved - began) / (state.seen - seen))
+        remaining(_seconds_left(state, recipe, saved - began, state.seen - seen))
 
 
 def _wanted(
@@ -162,6 +161,12 @@ def _wanted(
     over = TIME_IS_OVER if deadline.passed() else SAVE if due else GO_ON
     # Signals and clocks reach processes at different steps; all must act at one.
     return distributed.largest(stopped() or over)
+
+
+def _seconds_left(state: TrainState, recipe: Recipe, seconds: float, images: int) -> float:
+    """Tell how long the rest of the run will take if `images` took `seconds`; 0 without any."""
+    rest = recipe.images * (recipe.epochs - state.epoch)
+    return rest * seconds / images if images else 0.0
 
 
 def _shorten(state: TrainState, epochs: int, further: int | None) -> bool:

@@ -106,7 +106,7 @@ def test_a_fit_lowers_the_loss_and_counts_its_steps():
 
 
 @pytest.mark.parametrize("loss", ["ce", "adaface", "elasticface", "triplet"])
-@pytest.mark.parametrize("stop_after", [1, 2, 4])
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 4])
 @pytest.mark.parametrize("pipelined", [False, True])
 def test_a_run_stopped_anywhere_goes_on_to_the_same_weights(loss, stop_after, pipelined):
     """Dropout and margins drawn per sample are functions of (seed, epoch, position)."""
