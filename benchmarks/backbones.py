@@ -4,8 +4,9 @@
         --pairs val_pairs.txt --pairs more_val_pairs.txt \
         data.image_size=48 optim.epochs=6 optim.batch_size=64 optim.lr=0.05
 
-All have the same images, epochs, augmentation and seed; ConvNeXt alone has AdamW. Runs that were finished are not repeated. Parameters and operations are those of the
-competition: 112 pixels, 512 dimensions, and a classifier of 8,631 identities.
+All have the same images, epochs, augmentation and seed; ConvNeXt alone has AdamW. Runs that were
+finished are not repeated. Parameters and operations are those of the competition: 112 pixels, 512
+dimensions, and a classifier of 8,631 identities.
 """
 
 import argparse
