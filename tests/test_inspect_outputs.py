@@ -136,8 +136,9 @@ def test_the_contact_sheet_shows_each_split_and_copies_side_by_side(tmp_path: Pa
     inspect(root, sheet=tmp_path / "out" / "sheet.png")
     with Image.open(tmp_path / "out" / "sheet.png") as image:
         pixels = np.asarray(image)
-    # 24 of train, 9 of dev, a copy beside its twin: three captions, four rows of twelve.
-    assert pixels.shape == (3 * 18 + 4 * 96, 12 * 96, 3)
+    # 24 of train, 9 of dev, those of pairs made of people held out, a copy beside its twin: four
+    # captions, five rows of twelve.
+    assert pixels.shape == (4 * 18 + 5 * 96, 12 * 96, 3)
     left, right = (pixels[-96:-2, 96 * i : 96 * i + 94] for i in range(2))
     assert np.array_equal(left, right)
     assert left.std() > 10
