@@ -26,20 +26,21 @@ from facever.encoder import build_encoder, flop_count, parameter_count
 from facever.metrics import Verification
 from facever.pipeline import evaluate, train
 
-ADAMW = ("optim.name=adamw", "optim.lr=0.001", "optim.weight_decay=0.05")
-GDC = ("model.neck=gdc",)
-# With the neck that keeps it within the competition's 30 M parameters.
-BACKBONES: dict[str, tuple[str, ...]] = {
-    "mobilefacenet": GDC,
-    "baseline5": (),
-    "resnet18-face": (),
-    "iresnet18": (),
-    "resnet34-face": GDC,
-    "seresnet34": GDC,
-    "iresnet34_gdc": GDC,
-    "resnet50-face": GDC,
-    "convnext_face": (*ADAMW, "model.drop_path_rate=0.1"),
+# Each with a neck that keeps it within the competition's 30 M parameters.
+BACKBONES = {
+    "mobilefacenet": "gdc",
+    "baseline5": "bn-linear-bn",
+    "resnet18-face": "bn-linear-bn",
+    "iresnet18": "bn-linear-bn",
+    "resnet34-face": "gdc",
+    "seresnet34": "gdc",
+    "iresnet34_gdc": "gdc",
+    "resnet50-face": "gdc",
+    "convnext_face": "bn-linear-bn",
 }
+CONVNEXT = (
+    "optim.name=adamw", "optim.lr=0.001", "optim.weight_decay=0.05", "model.drop_path_rate=0.1",
+)  # fmt: skip
 SIDE, DIM, IDENTITIES = 112, 512, 8631
 
 
@@ -110,8 +111,9 @@ def deepest(data: Path, count: int) -> Path:
 
 def train_one(name: str, data: Path, given: argparse.Namespace, settings: Sequence[str]) -> Row:
     """Train a backbone, or take the run that is there, and measure its best epoch."""
-    own = BACKBONES[name]
-    assignments = [f"data.root={data}", f"model.backbone={name}", *settings, *own]
+    own = (f"model.backbone={name}", f"model.neck={BACKBONES[name]}")
+    recipe = CONVNEXT if name == "convnext_face" else ()
+    assignments = [f"data.root={data}", *settings, *own, *recipe]
     trained = train(Ask(assignments=assignments, run=f"backbone-{name}"))
     assert trained.run is not None
     images = given.data / "ver_data"
@@ -122,7 +124,7 @@ def train_one(name: str, data: Path, given: argparse.Namespace, settings: Sequen
     rates = [line["images_per_s"] for line in metrics(trained.run) if "images_per_s" in line]
     return Row(
         name,
-        *size(name, own),
+        *size(name),
         accuracy=trained.best["dev_accuracy_ce"],
         results=[each.final for each in measured],
         images_per_s=median(rates),
@@ -134,11 +136,12 @@ def metrics(run: Path) -> Iterator[dict[str, float]]:
     yield from map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
 
 
-def size(name: str, settings: Sequence[str]) -> tuple[int, int]:
+def size(name: str) -> tuple[int, int]:
     """Count parameters and operations at the competition's size, without memory for weights."""
-    neck = "gdc" if "model.neck=gdc" in settings else "bn-linear-bn"
     with torch.device("meta"):
-        encoder = build_encoder(backbone=name, embedding_dim=DIM, neck=neck, image_size=SIDE)
+        encoder = build_encoder(
+            backbone=name, embedding_dim=DIM, neck=BACKBONES[name], image_size=SIDE
+        )
     return parameter_count(encoder) + DIM * IDENTITIES, flop_count(encoder, SIDE)
 
 

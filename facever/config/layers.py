@@ -170,7 +170,5 @@ def _loss_problems(values: Values, check: Callable[[Loss], list[str]] | None) ->
 
 
 def _config_error(problems: list[str]) -> ConfigError:
-    head = "configuration: 1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    if len(problems) > 1:
-        head = f"configuration: {head}"
-    return ConfigError("\n  ".join([head, *problems]))
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    return ConfigError("\n  ".join([f"configuration: {count}", *problems]))

@@ -96,7 +96,7 @@ def open_images(
             if chosen:
                 raise
             reason = str(error).splitlines()[0]
-    images.refuse(find_damaged(root, paths, workers=workers, limit=1, progress=progress))
+    images.refuse(images.unreadable())
     return FileImages(root, paths, size, reason)
 
 
